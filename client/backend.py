@@ -1,0 +1,50 @@
+"""The seam between the servers' wire formats and whatever runs the engine. The OpenAI app knows only this."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+import msgspec
+
+from ingot.runtime.request import Chunk, GenerateRequest, Prompt
+
+
+class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    created: int  # unix seconds the engine was built
+    max_model_len: int
+    vocab_size: int
+    target: str
+    quant: str
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    ready: bool
+    detail: str
+
+
+class Backend(Protocol):
+    """Six verbs. Errors are IngotErrors; a stream that has begun ends with a chunk that has a finish_reason or raises."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Refuses new requests, lets running ones finish for that long, then ends them."""
+        ...
+
+    async def models(self) -> list[ModelCard]: ...
+
+    def generate(self, request: GenerateRequest) -> AsyncIterator[Chunk]:
+        """Chunks of all params.n sequences, interleaved. Closing the iterator aborts the request and frees its pages."""
+        ...
+
+    async def tokenize(self, model: str, prompt: Prompt) -> list[int]: ...
+
+    async def detokenize(self, model: str, token_ids: list[int]) -> str: ...
+
+    async def health(self) -> Health: ...
+
+    async def metrics(self) -> bytes:
+        """Prometheus text."""
+        ...

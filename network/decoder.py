@@ -1,0 +1,32 @@
+"""The architecture on one screen: every family ingot serves is this function with another configuration."""
+
+from __future__ import annotations
+
+from ingot.network.config import ModelConfig
+from ingot.network.ops import Batch, Ops, T
+
+
+def decoder(ops: Ops[T], config: ModelConfig, batch: Batch[T]) -> T:
+    """Logits (R, V) in float32 of the rows that `batch.logit_rows` asks for. Extends the KV cache by the batch's tokens."""
+    residual = ops.embedding("embed", batch.token_ids)
+    x = ops.rms_norm("layers.0.input_norm", residual)
+    for layer in range(config.num_layers):
+        x = attention_block(ops, layer, x, batch)
+        x, residual = ops.add_rms_norm(f"layers.{layer}.post_norm", x, residual)
+        x = mlp_block(ops, layer, x)
+        x, residual = ops.add_rms_norm(norm_after(config, layer), x, residual)
+    return ops.logits("lm_head", x, batch)
+
+
+def attention_block(ops: Ops[T], layer: int, x: T, batch: Batch[T]) -> T:
+    q, k, v = ops.rope(layer, ops.linear(f"layers.{layer}.qkv", x), batch)
+    return ops.linear(f"layers.{layer}.o", ops.attention(layer, q, k, v, batch))
+
+
+def mlp_block(ops: Ops[T], layer: int, x: T) -> T:
+    return ops.linear(f"layers.{layer}.down", ops.silu_mul(ops.linear(f"layers.{layer}.gate_up", x)))
+
+
+def norm_after(config: ModelConfig, layer: int) -> str:
+    """The norm that closes a layer is the next layer's input norm, so that one kernel adds and normalizes."""
+    return "final_norm" if layer + 1 == config.num_layers else f"layers.{layer + 1}.input_norm"

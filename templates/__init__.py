@@ -1,0 +1,1 @@
+"""The Triton model repository and deployment manifests, as strict templates. Imports neither torch nor the runtime."""
