@@ -13,6 +13,7 @@ import torch
 from ingot.builder.checkpoint import Checkpoint
 from ingot.errors import CheckpointError, UnsupportedModelError
 from ingot.network.weights import INT4_GROUP, NVFP4_GROUP, Scheme, Weight
+from ingot.plugins.quantize.reference import pack_nibbles
 
 FLOATS = ("F32", "F16", "BF16")
 # What may stand beside a module's weight. weight_shape and zero points say nothing a symmetric scheme needs.
@@ -76,7 +77,7 @@ def per_row(module: str, scale: torch.Tensor, rows: int) -> torch.Tensor:
 def repack_int4(packed: torch.Tensor) -> torch.Tensor:
     """ModelOpt's (N/2, K), low nibble = even row (export/quant_utils.py pack_int4_in_uint8), as (N, K/2), low nibble = even k."""
     rows = torch.stack((packed & 0xF, packed >> 4), dim=1).reshape(2 * packed.shape[0], packed.shape[1])
-    return rows[:, 0::2] | (rows[:, 1::2] << 4)
+    return pack_nibbles(rows)
 
 
 def fuse(name: str, parts: Sequence[Linear]) -> Linear:

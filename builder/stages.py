@@ -48,8 +48,10 @@ class StageCache:
             part.rename(done)
         return done
 
-    def finished(self, stage: str, inputs: Mapping[str, Any]) -> bool:
-        return (self.root / f"{stage}-{digest(inputs)}").is_dir()
+    def claim(self, done: Path) -> Path:
+        """Takes a finished stage out of the cache, for its files to be moved rather than copied."""
+        part = done.with_name(f"{done.name}.part-{os.getpid()}")
+        return done.rename(part)
 
     def _clear_remains(self, name: str) -> None:
         for part in self.root.glob(f"{name}.part-*"):
