@@ -77,11 +77,15 @@ class Build:
         quality = self.verify(packed, scales)
         manifest = self.manifest([packed, *scales], compiled, quality)
         with self.reporter.stage("seal"):
-            weights = [path for folder in (self.cache.claim(packed), *scales) for path in sorted(folder.glob("*.safetensors"))]
+            weights = [
+                path for folder in (self.cache.claim(packed), *scales) for path in sorted(folder.glob("*.safetensors"))
+            ]
             manifest = seal(out, manifest, files=job.checkpoint.kept_files(), weights=weights, compiled=compiled)
         self.reporter.show(memory_table(manifest))
         self.reporter.show(quality_table(quality))
-        self.reporter.note(f"{out}: {human(sum(file.size for file in manifest.files.values()))} for target {manifest.target}.")
+        self.reporter.note(
+            f"{out}: {human(sum(file.size for file in manifest.files.values()))} for target {manifest.target}."
+        )
         return out
 
     def quantize(self) -> Checkpoint:
@@ -95,7 +99,9 @@ class Build:
             from ingot.builder.quantize.dynamic import quantize_dynamic
 
             with self.reporter.stage("quantize", job.checkpoint.nbytes) as advance:
-                folder = self.cache.run("quantize", inputs, lambda part: quantize_dynamic(job.checkpoint, job.config, part, advance))
+                folder = self.cache.run(
+                    "quantize", inputs, lambda part: quantize_dynamic(job.checkpoint, job.config, part, advance)
+                )
             return open_checkpoint(folder)
         corpus = load_corpus("calibration", given=recipe.calibration, folder=job.checkpoint.folder)
         inputs |= {
@@ -133,16 +139,23 @@ class Build:
         corpus = load_corpus("calibration", given=recipe.calibration, folder=job.checkpoint.folder)
         inputs = self.inputs(packed=packed.name, corpus=corpus.digest, samples=recipe.calibration_samples)
         inputs |= {"length": recipe.calibration_length}
-        with self.reporter.stage("kv scales", job.recipe.calibration_samples) as advance:
+        with self.reporter.stage("kv scales", job.config.num_layers) as advance:
             return [self.cache.run("kv", inputs, lambda part: calibrate_kv(job, packed, corpus, part, advance))]
 
     def compile(self, packed: Path) -> Path:
         job = self.job
         compiler = compiler_of(job.target)
-        inputs = self.inputs(packed=packed.name, target=job.target, limits=msgspec.to_builtins(job.limits), kv_dtype=job.kv_dtype)
+        inputs = self.inputs(
+            packed=packed.name, target=job.target, limits=msgspec.to_builtins(job.limits), kv_dtype=job.kv_dtype
+        )
         inputs |= {"versions": library_versions()}
         work = CompileJob(
-            config=job.config, weights=packed, limits=job.limits, dtype=job.dtype, kv_dtype=job.kv_dtype, quant=job.quant
+            config=job.config,
+            weights=packed,
+            limits=job.limits,
+            dtype=job.dtype,
+            kv_dtype=job.kv_dtype,
+            quant=job.quant,
         )
 
         def run(part: Path) -> None:
@@ -158,13 +171,18 @@ class Build:
         job, recipe = self.job, self.job.recipe
         corpus = load_corpus("heldout", given=recipe.verify_text, folder=job.checkpoint.folder)
         inputs = self.inputs(packed=packed.name, scales=[folder.name for folder in scales], kv_dtype=job.kv_dtype)
-        inputs |= {"original": job.digest, "corpus": corpus.digest, "tokens": recipe.verify_tokens, "torch": library_versions()["torch"]}
+        inputs |= {
+            "original": job.digest,
+            "corpus": corpus.digest,
+            "tokens": recipe.verify_tokens,
+            "torch": library_versions()["torch"],
+        }
 
         def run(part: Path) -> None:
             figures = compare(job, [packed, *scales], corpus, advance)
             (part / "figures.json").write_text(json.dumps(figures))
 
-        with self.reporter.stage("verify", recipe.verify_tokens) as advance:
+        with self.reporter.stage("verify", job.config.num_layers) as advance:
             figures = json.loads((self.cache.run("verify", inputs, run) / "figures.json").read_text())
         return judge(figures, recipe.bounds, allow_loss=recipe.allow_quality_loss)
 
@@ -186,7 +204,12 @@ class Build:
             limits=job.limits,
             memory=memory | report.memory,
             quality=quality,
-            versions={"ingot": __version__, "python": platform.python_version(), **library_versions(), **report.versions},
+            versions={
+                "ingot": __version__,
+                "python": platform.python_version(),
+                **library_versions(),
+                **report.versions,
+            },
             files={},
             rebuild=job.recipe.command(),
             built_at=datetime.now(UTC).isoformat(timespec="seconds"),

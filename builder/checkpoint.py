@@ -71,7 +71,9 @@ class Checkpoint:
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Checks a folder and every safetensors header in it. Raises CheckpointError before any tensor is read."""
     if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder} has no config.json, so it is not a checkpoint.", mend="Name the model's own folder.")
+        raise CheckpointError(
+            f"{folder} has no config.json, so it is not a checkpoint.", mend="Name the model's own folder."
+        )
     config = read_json(folder / "config.json")
     refuse_code(folder)
     tensors: dict[str, TensorInfo] = {}
@@ -127,7 +129,11 @@ def weight_files(folder: Path) -> list[Path]:
     files = sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("consolidated"))
     if not files:
         pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
-        found = f"only pickled weights ({', '.join(pickles[:3])}), which can run code when read" if pickles else "no weights"
+        found = (
+            f"only pickled weights ({', '.join(pickles[:3])}), which can run code when read"
+            if pickles
+            else "no weights"
+        )
         raise CheckpointError(
             f"{folder} has {found}; ingot reads safetensors.",
             mend="Use the model's safetensors revision, or convert it with save_pretrained on a machine you can lose.",
@@ -151,7 +157,9 @@ def check_index(folder: Path, tensors: dict[str, TensorInfo]) -> None:
             raise CheckpointError(f"{folder / INDEX} says {file} holds {name}; it does not.", mend=FETCH_AGAIN)
     unlisted = sorted(set(tensors) - set(listed))
     if unlisted:
-        raise CheckpointError(f"{tensors[unlisted[0]].file} holds {unlisted[0]}, which {INDEX} does not list.", mend=FETCH_AGAIN)
+        raise CheckpointError(
+            f"{tensors[unlisted[0]].file} holds {unlisted[0]}, which {INDEX} does not list.", mend=FETCH_AGAIN
+        )
 
 
 def read_header(path: Path) -> Iterator[tuple[str, TensorInfo]]:

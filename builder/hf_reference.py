@@ -25,7 +25,9 @@ class TransformersModel:
         self._outputs: list[list[Tensor]] = [[] for _ in layers]
         for layer, module in enumerate(layers):
             module.register_forward_hook(self._keep(layer))
-        self._final = [self._model.model(torch.tensor([list(text)], device=device)).last_hidden_state[0] for text in texts]
+        self._final = [
+            self._model.model(torch.tensor([list(text)], device=device)).last_hidden_state[0] for text in texts
+        ]
         self.residuals: list[Tensor] = []
 
     def step(self, layer: int) -> None:

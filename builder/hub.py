@@ -35,7 +35,12 @@ class Source:
 
 
 def locate(
-    model: str, *, revision: str | None = None, token: str | None = None, cache: Path | None = None, endpoint: str | None = None
+    model: str,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    cache: Path | None = None,
+    endpoint: str | None = None,
 ) -> Source:
     """A local folder, or a Hub repository fetched into huggingface_hub's cache. Raises CheckpointError saying why not.
 
@@ -59,7 +64,9 @@ def locate(
 
 def fetch(api: HfApi, info: ModelInfo, cache: Path | None) -> str:
     return str(
-        api.snapshot_download(info.id, revision=info.sha, cache_dir=cache, allow_patterns=WANTED, ignore_patterns=UNWANTED)
+        api.snapshot_download(
+            info.id, revision=info.sha, cache_dir=cache, allow_patterns=WANTED, ignore_patterns=UNWANTED
+        )
     )
 
 
@@ -68,7 +75,9 @@ def refuse_pickles(model: str, names: Iterable[str]) -> None:
     if any(name.endswith(".safetensors") and "/" not in name for name in names):
         return
     pickles = [name for name in names if name.endswith(PICKLES)]
-    found = f"only pickled weights ({', '.join(pickles[:3])}), which can run code when read" if pickles else "no weights"
+    found = (
+        f"only pickled weights ({', '.join(pickles[:3])}), which can run code when read" if pickles else "no weights"
+    )
     raise CheckpointError(
         f"{model} has {found}; ingot reads safetensors.", mend="Name a revision with safetensors: --revision refs/pr/N."
     )
@@ -89,6 +98,11 @@ def ask_hub(model: str, call: Callable[[], R]) -> R:
     except errors.RepositoryNotFoundError as error:
         mend = "Check the spelling; for a private model give --token; for a local one give a folder that exists."
         raise CheckpointError(f"{model} is not a folder, and the Hub knows no such model.", mend=mend) from error
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, httpx.HTTPError) as error:
+    except (
+        errors.HfHubHTTPError,
+        errors.LocalEntryNotFoundError,
+        errors.OfflineModeIsEnabled,
+        httpx.HTTPError,
+    ) as error:
         mend = "Run the same command again: what is already here is kept. Offline, name a local folder."
         raise CheckpointError(f"Fetching {model} failed: {error}", mend=mend) from error

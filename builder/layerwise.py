@@ -134,7 +134,9 @@ class LayerwiseModel:
     def _ops(self, weights: Weights, num_tokens: int) -> ReferenceOps:
         """Ops for a layer's weights. Texts and layers follow each other, so one cache serves them all."""
         config = replace(self.config, tie_embeddings=False)  # the embedding is at hand only where it is asked for
-        cache = allocate_caches(replace(config, num_layers=1), -(-num_tokens // PAGE_SIZE), PAGE_SIZE, self._kv_dtype, self._device)
+        cache = allocate_caches(
+            replace(config, num_layers=1), -(-num_tokens // PAGE_SIZE), PAGE_SIZE, self._kv_dtype, self._device
+        )
         weights = {name: moved(weight, self._device) for name, weight in weights.items()}
         return self._make_ops(config, weights, cache * config.num_layers, self._dtype)
 

@@ -59,9 +59,13 @@ def read_module(checkpoint: Checkpoint, module: str, read: Read, dtype: torch.dt
 def scheme_of(module: str, dtype: str, scale: torch.Tensor | None, scale_2: torch.Tensor | None) -> Scheme:
     if dtype in FLOATS:
         return Scheme.NONE
-    found = {"F8_E4M3": Scheme.FP8, "I8": Scheme.INT8, "U8": Scheme.INT4 if scale_2 is None else Scheme.NVFP4}.get(dtype)
+    found = {"F8_E4M3": Scheme.FP8, "I8": Scheme.INT8, "U8": Scheme.INT4 if scale_2 is None else Scheme.NVFP4}.get(
+        dtype
+    )
     if found is None:
-        raise UnsupportedModelError(f"{module}.weight is {dtype}, which no scheme of ingot reads.", mend="Use another checkpoint.")
+        raise UnsupportedModelError(
+            f"{module}.weight is {dtype}, which no scheme of ingot reads.", mend="Use another checkpoint."
+        )
     if scale is None:
         raise mismatch(module, f"weight is {dtype} but has no weight_scale")
     return found
@@ -88,7 +92,9 @@ def fuse(name: str, parts: Sequence[Linear]) -> Linear:
     """
     if len({part.scheme for part in parts}) > 1:
         schemes = ", ".join(part.scheme for part in parts)
-        raise UnsupportedModelError(f"{name} fuses weights of different schemes: {schemes}.", mend="Quantize them alike.")
+        raise UnsupportedModelError(
+            f"{name} fuses weights of different schemes: {schemes}.", mend="Quantize them alike."
+        )
     first = parts[0]
     if len(parts) == 1:
         return first
@@ -103,7 +109,9 @@ def fuse(name: str, parts: Sequence[Linear]) -> Linear:
         data=torch.cat([part.data for part in parts]),
         weight_scale=joined([part.weight_scale for part in parts]),
         weight_scale_2=joined([part.weight_scale_2 for part in parts]),
-        input_scale=None if first.input_scale is None else torch.stack([p.input_scale for p in parts if p.input_scale is not None]).amax(),
+        input_scale=None
+        if first.input_scale is None
+        else torch.stack([p.input_scale for p in parts if p.input_scale is not None]).amax(),
         bias=joined_bias(parts),
     )
 
@@ -125,4 +133,6 @@ def same(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
 
 
 def mismatch(module: str, what: str) -> CheckpointError:
-    return CheckpointError(f"{module}: {what}.", mend="Fetch the checkpoint again, or quantize the original with --quant.")
+    return CheckpointError(
+        f"{module}: {what}.", mend="Fetch the checkpoint again, or quantize the original with --quant."
+    )

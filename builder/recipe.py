@@ -53,7 +53,9 @@ class Recipe:
     revision: str | None = knob(None, "Branch, tag or commit of a Hub model.")
     token: str | None = knob(None, "Hub token; never written to the engine. Default: HF_TOKEN.", secret=True)
     quant: str = knob("none", "Weight quantization.", choices=QUANTS)
-    kv: str = knob("auto", "KV cache: auto follows the checkpoint, fp8 stores e4m3 with a scale per layer.", choices=KVS)
+    kv: str = knob(
+        "auto", "KV cache: auto follows the checkpoint, fp8 stores e4m3 with a scale per layer.", choices=KVS
+    )
     target: str = knob("auto", "What to compile for. auto: cuda where a GPU of SM >= 8.0 is present.", choices=TARGETS)
     dtype: str = knob("auto", "Activations. auto: float32 on cpu, the checkpoint's elsewhere.", choices=DTYPES)
     max_model_len: int | None = knob(None, "Prompt and output tokens of one sequence.")
@@ -77,7 +79,8 @@ class Recipe:
             value = getattr(self, spec.name)
             if choices and value not in choices:
                 raise RecipeError(
-                    f"{option(spec.name)} is {value!r}, which ingot does not know.", mend=f"Use one of {', '.join(choices)}."
+                    f"{option(spec.name)} is {value!r}, which ingot does not know.",
+                    mend=f"Use one of {', '.join(choices)}.",
                 )
         if not self.model:
             raise RecipeError("MODEL is empty.", mend="Name a local folder or a Hub id such as org/model.")
@@ -111,7 +114,9 @@ class Recipe:
         if not bounds.kl >= 0:
             raise RecipeError(f"--max-kl is {bounds.kl}.", mend="Give a number of nats, 0 or more, such as 0.02.")
         if not 0 <= bounds.agreement <= 1:
-            raise RecipeError(f"--min-agreement is {bounds.agreement}.", mend="Give a share between 0 and 1, such as 0.95.")
+            raise RecipeError(
+                f"--min-agreement is {bounds.agreement}.", mend="Give a share between 0 and 1, such as 0.95."
+            )
 
     @property
     def bounds(self) -> Bounds:

@@ -88,5 +88,6 @@ def check_groups(config: ModelConfig, quant: str) -> None:
         width = linear_shape(config, kind)[1]
         if width % group:
             raise UnsupportedModelError(
-                f"{quant} needs linears with a multiple of {group} inputs; {kind} has {width}.", mend="Use --quant fp8 or int8."
+                f"{quant} needs linears with a multiple of {group} inputs; {kind} has {width}.",
+                mend="Use --quant fp8 or int8.",
             )

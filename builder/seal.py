@@ -24,7 +24,9 @@ def check_out(out: Path) -> None:
     if not out.is_dir():
         raise RecipeError(f"{out} is a file.", mend="Give a folder with -o.")
     if any(out.iterdir()) and not is_engine(out):
-        raise RecipeError(f"{out} holds files and is not an engine; a build would delete them.", mend="Give another -o DIR.")
+        raise RecipeError(
+            f"{out} holds files and is not an engine; a build would delete them.", mend="Give another -o DIR."
+        )
 
 
 def is_engine(folder: Path) -> bool:
@@ -51,7 +53,9 @@ def seal(out: Path, manifest: Manifest, *, files: Iterable[Path], weights: Itera
             shutil.copyfile(path, part / path.name)
         for path in weights:
             shutil.move(path, part / "weights" / path.name)
-        shutil.copytree(compiled, part, dirs_exist_ok=True, ignore=shutil.ignore_patterns("stage.json", "compiled.json"))
+        shutil.copytree(
+            compiled, part, dirs_exist_ok=True, ignore=shutil.ignore_patterns("stage.json", "compiled.json")
+        )
         manifest = msgspec.structs.replace(manifest, files=record_files(part))
         manifest.write(part)
         replace_folder(part, out)

@@ -52,7 +52,9 @@ class ShardWriter:
         nbytes = tensor.numel() * tensor.element_size()
         entry: dict[str, object] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape)}
         header_bytes = len(json.dumps({name: entry})) + 64  # the offsets' share
-        if self.file and (self.offset + nbytes > self.shard_bytes or self.header_bytes + header_bytes > HEADER_ROOM - 64):
+        if self.file and (
+            self.offset + nbytes > self.shard_bytes or self.header_bytes + header_bytes > HEADER_ROOM - 64
+        ):
             self._close_shard()
         if self.file is None:
             self.file = self._part(len(self.shards)).open("wb")
@@ -66,7 +68,9 @@ class ShardWriter:
         self.nbytes += nbytes
         self.header_bytes += header_bytes
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is not None:
             if self.file:
                 self.file.close()

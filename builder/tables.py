@@ -83,7 +83,10 @@ def inspect_tables(manifest: Manifest) -> list[Table]:
     tables = [
         pairs("Engine", engine),
         pairs("Recipe", {key: value for key, value in manifest.recipe.items() if value is not None}),
-        pairs("Limits", {name: getattr(limits, name) for name in limits.__struct_fields__ if getattr(limits, name) is not None}),
+        pairs(
+            "Limits",
+            {name: getattr(limits, name) for name in limits.__struct_fields__ if getattr(limits, name) is not None},
+        ),
         memory_table(manifest),
     ]
     if manifest.quality is not None:

@@ -79,7 +79,9 @@ def original(job: Job, weights: Sequence[Path], texts: Sequence[Sequence[int]], 
 
 def relative_error(found: Sequence[Tensor], truth: Sequence[Tensor]) -> float:
     """|found - truth| / |truth| over all texts together (Frobenius norms)."""
-    off = sum(float((a.float() - b.float()).square().sum(dtype=torch.float64)) for a, b in zip(found, truth, strict=True))
+    off = sum(
+        float((a.float() - b.float()).square().sum(dtype=torch.float64)) for a, b in zip(found, truth, strict=True)
+    )
     size = sum(float(b.float().square().sum(dtype=torch.float64)) for b in truth)
     return float((off / size) ** 0.5) if size else 0.0
 

@@ -34,7 +34,9 @@ def load_corpus(kind: str, *, given: str | None, folder: Path) -> Corpus:
     if given is not None:
         path = Path(given).expanduser()
         if not path.is_file():
-            raise RecipeError(f"{OPTIONS[kind]} {given} is not a file.", mend="Give a .txt, or a .jsonl with a text field.")
+            raise RecipeError(
+                f"{OPTIONS[kind]} {given} is not a file.", mend="Give a .txt, or a .jsonl with a text field."
+            )
         return Corpus(str(given), read_documents(path))
     if (folder / FILES[kind]).is_file():
         return Corpus(f"{FILES[kind]} of the model", read_documents(folder / FILES[kind]))
@@ -57,13 +59,17 @@ def json_text(path: Path, number: int, line: str) -> str:
     try:
         found = json.loads(line)
     except ValueError as error:
-        raise RecipeError(f"{path} line {number} is not JSON: {error}.", mend='Write lines like {"text": "..."}.') from error
+        raise RecipeError(
+            f"{path} line {number} is not JSON: {error}.", mend='Write lines like {"text": "..."}.'
+        ) from error
     if not isinstance(found, dict) or not isinstance(found.get("text"), str):
         raise RecipeError(f"{path} line {number} has no text field.", mend='Write lines like {"text": "..."}.')
     return str(found["text"])
 
 
-def token_sequences(corpus: Corpus, folder: Path, *, length: int, count: int | None = None, total: int | None = None) -> list[list[int]]:
+def token_sequences(
+    corpus: Corpus, folder: Path, *, length: int, count: int | None = None, total: int | None = None
+) -> list[list[int]]:
     """Documents as token ids, long ones cut into pieces of `length`: at most `count` pieces and `total` tokens.
 
     Pieces are drawn evenly over the corpus, so that a limit does not mean its beginning only.
@@ -73,7 +79,8 @@ def token_sequences(corpus: Corpus, folder: Path, *, length: int, count: int | N
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise CheckpointError(
-            f"{folder} has no tokenizer.json.", mend="Write one: AutoTokenizer.from_pretrained(MODEL).save_pretrained(MODEL)."
+            f"{folder} has no tokenizer.json.",
+            mend="Write one: AutoTokenizer.from_pretrained(MODEL).save_pretrained(MODEL).",
         )
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.no_truncation()

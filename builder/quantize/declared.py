@@ -47,22 +47,29 @@ def read_declared(checkpoint: Checkpoint) -> Declared:
     if method == "compressed-tensors":
         return read_compressed_tensors(config)
     raise UnsupportedModelError(
-        f"The checkpoint is quantized with quant_method {method!r}; ingot builds modelopt and compressed-tensors.", mend=MEND
+        f"The checkpoint is quantized with quant_method {method!r}; ingot builds modelopt and compressed-tensors.",
+        mend=MEND,
     )
 
 
 def read_modelopt(config: Mapping[str, Any]) -> Declared:
     algo = config.get("quant_algo")
     if algo not in (*MODELOPT, None):
-        raise UnsupportedModelError(f"The checkpoint has quant_algo {algo!r}; ingot builds {', '.join(MODELOPT)}.", mend=MEND)
+        raise UnsupportedModelError(
+            f"The checkpoint has quant_algo {algo!r}; ingot builds {', '.join(MODELOPT)}.", mend=MEND
+        )
     group = config.get("group_size")
     quant = MODELOPT[algo] if algo else "none"
     if group and group != {"int4": 128, "nvfp4": 16}.get(quant, group):
-        raise UnsupportedModelError(f"The checkpoint has {algo} in groups of {group}, which ingot has no kernel for.", mend=MEND)
+        raise UnsupportedModelError(
+            f"The checkpoint has {algo} in groups of {group}, which ingot has no kernel for.", mend=MEND
+        )
     scheme = config.get("kv_cache_scheme")
     kv_algo = config.get("kv_cache_quant_algo") or ("FP8" if is_fp8(scheme) else scheme)
     if kv_algo not in (None, "FP8"):
-        raise UnsupportedModelError(f"The checkpoint has a KV cache quantized as {kv_algo!r}; ingot builds FP8.", mend=MEND)
+        raise UnsupportedModelError(
+            f"The checkpoint has a KV cache quantized as {kv_algo!r}; ingot builds FP8.", mend=MEND
+        )
     return Declared(quant=quant, kv="fp8" if kv_algo else "auto", method="modelopt")
 
 
@@ -70,13 +77,20 @@ def read_compressed_tensors(config: Mapping[str, Any]) -> Declared:
     """FP8 in compressed-tensors' "float-quantized" format: per tensor and static, or per channel and dynamic."""
     if config.get("format") not in ("float-quantized", "naive-quantized"):
         raise UnsupportedModelError(
-            f"The checkpoint has compressed-tensors format {config.get('format')!r}; ingot builds float-quantized.", mend=MEND
+            f"The checkpoint has compressed-tensors format {config.get('format')!r}; ingot builds float-quantized.",
+            mend=MEND,
         )
     dynamic = set()
     for name, group in (config.get("config_groups") or {}).items():
         weights, inputs = group.get("weights") or {}, group.get("input_activations") or {}
-        if not is_fp8(weights) or weights.get("strategy") not in ("tensor", "channel") or not weights.get("symmetric", True):
-            raise UnsupportedModelError(f"{name} quantizes weights as {dict(weights)}; ingot builds symmetric FP8.", mend=MEND)
+        if (
+            not is_fp8(weights)
+            or weights.get("strategy") not in ("tensor", "channel")
+            or not weights.get("symmetric", True)
+        ):
+            raise UnsupportedModelError(
+                f"{name} quantizes weights as {dict(weights)}; ingot builds symmetric FP8.", mend=MEND
+            )
         if not is_fp8(inputs) or inputs.get("strategy") not in ("tensor", "token"):
             raise UnsupportedModelError(f"{name} quantizes inputs as {dict(inputs)}; ingot builds FP8.", mend=MEND)
         dynamic.add(bool(inputs.get("dynamic")))
