@@ -68,16 +68,16 @@ class RequestQueue:
         if place < len(self._line) and self._line[place] is seq:
             del self._line[place]
         else:
-            self._requests[seq.request.request_id][0].followers.remove(seq)
+            self._requests[seq.request_id][0].followers.remove(seq)
 
     def end(self, seq: Sequence) -> None:
         """Forgets a sequence that is in the line no more; its followers no longer wait for it."""
         self.release_followers(seq)
         self.live -= 1
-        siblings = self._requests[seq.request.request_id]
+        siblings = self._requests[seq.request_id]
         siblings.remove(seq)
         if not siblings:
-            del self._requests[seq.request.request_id]
+            del self._requests[seq.request_id]
 
     def release_followers(self, leader: Sequence) -> None:
         for seq in leader.followers:

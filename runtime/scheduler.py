@@ -86,7 +86,7 @@ class Scheduler:
                 index=seq.index,
                 token_ids=[],
                 finish_reason="abort",
-                cached_tokens=seq.cached_tokens or 0,
+                cached_tokens=seq.cached_tokens,
             )
             for seq in aborted
         ]
@@ -193,7 +193,7 @@ class Scheduler:
         available = self.pool.available
         if self._running and self._blocked is not None and self._blocked[0] is seq and available < self._blocked[1]:
             return False  # still too few: spares looking up a long prompt in every step
-        matched = [] if seq.wants_prompt_logprobs else self.tree.match(seq.tokens, seq.request.cache_salt)
+        matched = [] if seq.wants_prompt_logprobs else self.tree.match(seq.tokens, seq.cache_salt)
         lacking = -(-len(seq.tokens) // self._page_size) - len(matched)
         wanted = lacking + (self._reserve if self._running else 0)
         if self.pool.available < wanted:
@@ -205,7 +205,8 @@ class Scheduler:
         seq.num_kept = len(matched)
         seq.num_computed = seq.num_settled = seq.num_kept * self._page_size
         seq.next_full = seq.num_computed + self._page_size
-        if seq.cached_tokens is None:
+        if not seq.has_run:
+            seq.has_run = True
             seq.cached_tokens = seq.num_computed
             self._prefix_queries += seq.num_prompt
             self._prefix_hits += seq.num_computed
@@ -238,41 +239,49 @@ class Scheduler:
                     self._keep_full_pages(seq)
             if prompt_logprobs is not None:
                 seq.collect_prompt_logprobs(part.start, prompt_logprobs)
-            if part.samples:
-                seq.tokens.append(token)
-                chunks.append(self._chunk(seq, token, logprob))
+            if not part.samples:
+                continue
+            tokens = seq.tokens
+            tokens.append(token)
+            if seq.plain and token not in seq.stop_token_ids and len(tokens) < seq.max_len:
+                chunk = TokenChunk(
+                    request_id=seq.request_id, index=seq.index, token_ids=[token], cached_tokens=seq.cached_tokens
+                )
+            else:
+                chunk = self._chunk(seq, token, logprob)
+            chunks.append(chunk)
         self._generation_tokens += len(chunks)
         self._sweep()
         return chunks
 
     def _chunk(self, seq: Sequence, token: int, logprob: TokenLogprobs | None) -> TokenChunk:
-        request = seq.request
+        params = seq.request.params
         length = len(seq.tokens)
         reason = stop_reason = prompt_logprobs = None
         if token in seq.stop_token_ids:
             reason = "stop"
-            stop_reason = None if token in self._eos and not request.params.ignore_eos else token
+            stop_reason = None if token in self._eos and not params.ignore_eos else token
         elif length >= seq.max_len:
             reason = "length"
         if reason is not None:
             self._finish(seq)
-        if length == seq.num_prompt + 1 and request.params.prompt_logprobs is not None:
+        if length == seq.num_prompt + 1 and params.prompt_logprobs is not None:
             prompt_logprobs = seq.prompt_logprobs
         return TokenChunk(
-            request_id=request.request_id,
+            request_id=seq.request_id,
             index=seq.index,
             token_ids=[token],
             logprobs=None if logprob is None else [logprob],
             prompt_logprobs=prompt_logprobs,
             finish_reason=reason,
             stop_reason=stop_reason,
-            cached_tokens=seq.cached_tokens or 0,
+            cached_tokens=seq.cached_tokens,
         )
 
     def _keep_full_pages(self, seq: Sequence) -> None:
         """Offers a running sequence's settled pages to the prefix tree, and its prompt to its followers."""
         full = seq.num_settled // self._page_size
-        seq.num_kept = self.tree.extend(seq.tokens, seq.pages, seq.num_kept, full, seq.request.cache_salt)
+        seq.num_kept = self.tree.extend(seq.tokens, seq.pages, seq.num_kept, full, seq.cache_salt)
         seq.next_full = (full + 1) * self._page_size
         if seq.followers and full >= self._queue.shareable_pages(seq):
             self._queue.release_followers(seq)
@@ -299,7 +308,7 @@ class Scheduler:
 
     def _give_back(self, seq: Sequence) -> None:
         full = seq.num_settled // self._page_size
-        self.tree.retire(seq.tokens, seq.pages, seq.num_kept, full, seq.request.cache_salt)
+        self.tree.retire(seq.tokens, seq.pages, seq.num_kept, full, seq.cache_salt)
         self._departures.append(seq.row)
         heappush(self._free_rows, seq.row)
         seq.leave_row()

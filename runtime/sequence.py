@@ -25,9 +25,11 @@ class Sequence:
     """
 
     __slots__ = (
+        "cache_salt",
         "cached_tokens",
         "covered",
         "followers",
+        "has_run",
         "in_flight",
         "index",
         "max_len",
@@ -39,8 +41,10 @@ class Sequence:
         "num_tokens",
         "order",
         "pages",
+        "plain",
         "prompt_logprobs",
         "request",
+        "request_id",
         "row",
         "seed",
         "seq_id",
@@ -60,6 +64,8 @@ class Sequence:
         stop_token_ids: frozenset[int],
     ) -> None:
         self.request = request
+        self.request_id = request.request_id
+        self.cache_salt = request.cache_salt
         self.index = index
         self.seq_id = seq_id
         self.seed = ((request.params.seed or 0) + index) % 2**63
@@ -72,7 +78,9 @@ class Sequence:
         self.num_tokens = self.num_prompt
         self.in_flight = 0  # launched steps that are not settled
         self.followers: list[Sequence] = []  # wait until this one has read the prompt that they share
-        self.cached_tokens: int | None = None  # of the prompt, found when it first ran
+        self.has_run = False  # has had a row before
+        self.cached_tokens = 0  # of the prompt, found in the prefix tree when it first ran
+        self.plain = request.params.logprobs is None and request.params.prompt_logprobs is None
         self.prompt_logprobs: list[TokenLogprobs | None] = [None]  # of the prompt tokens read so far
         self.leave_row()
 
