@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ingot.builder.hush import hushed
+
 
 class TransformersModel:
     """Runs every text when made and keeps each layer's output. For models whose hidden states fit in memory."""
@@ -19,8 +21,11 @@ class TransformersModel:
     def __init__(self, folder: Path, texts: Sequence[Sequence[int]], device: str) -> None:
         from transformers import AutoModelForCausalLM
 
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
-        self._model = model.eval().to(device)
+        with hushed():
+            self._model: Any = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, attn_implementation="eager"
+            )
+        self._model.eval().to(device)
         layers = self._model.model.layers
         self._outputs: list[list[Tensor]] = [[] for _ in layers]
         for layer, module in enumerate(layers):
