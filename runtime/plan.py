@@ -52,13 +52,7 @@ class StepPlan:
     step: int
     slices: list[Slice]
     arrivals: list[Arrival] = field(default_factory=list)
-<<<<<<< .merge_file_2S829l
     departures: list[int] = field(default_factory=list)  # rows given back since the last plan; they go first
-=======
-    departures: list[int] = field(
-        default_factory=list
-    )  # rows given back since the last plan; processed before arrivals
->>>>>>> .merge_file_Ni2wk5
 
     @property
     def num_tokens(self) -> int:
