@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from os.path import commonprefix
+from itertools import takewhile
 from typing import Any
 
 import msgspec
@@ -69,7 +69,8 @@ def from_validation(error: ValidationError) -> RequestError:
         param = path_of(unknown[0])
         return RequestError(f"Unknown field '{param}'.", mend="Remove it.", param=param)
     same_field = [one for one in found if one["loc"][:1] == found[0]["loc"][:1]]
-    param = path_of(commonprefix([one["loc"] for one in same_field]))
+    shared = takewhile(lambda parts: len(set(parts)) == 1, zip(*(one["loc"] for one in same_field), strict=False))
+    param = path_of([parts[0] for parts in shared])
     needs = ", or: ".join(dict.fromkeys(one["msg"] for one in same_field))
     return RequestError(f"'{param}': {needs}.", mend="See /docs for the fields and their ranges.", param=param)
 
