@@ -50,6 +50,6 @@ def draw_sorted(best: Tensor, ids: Tensor, top_k: Tensor, top_p: Tensor, min_p: 
 
 def invert(mass: Tensor, uniform: Tensor) -> Tensor:
     """First place (n,) where the rising `mass` (n, m) passes uniform * total; never one that adds nothing to it."""
-    total = mass[:, -1:]
+    total = mass[:, -1:].contiguous()
     place = torch.searchsorted(mass, uniform.unsqueeze(1) * total, right=True)
     return torch.minimum(place, torch.searchsorted(mass, total)).squeeze(1).clamp_max(mass.shape[-1] - 1)

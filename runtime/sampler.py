@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from ingot.runtime.draw import draw, draw_top_k, draw_truncated, finite
 from ingot.runtime.logprobs import token_logprobs
 from ingot.runtime.noise import uniform
 from ingot.runtime.params import SamplingParams
+from ingot.runtime.penalties import SeenTokens
 from ingot.runtime.plan import Arrival, TokenLogprobs
 
 Rows = NDArray[np.int64]
@@ -57,10 +59,7 @@ class Sampler:
         self._edited = np.zeros(max_num_seqs, bool)
         self._logprobs = np.full(max_num_seqs, -1, np.int64)
         self._free_from = np.zeros(max_num_seqs, np.int64)  # position from which stop tokens may be sampled
-        self._counts: Tensor | None = (
-            None  # (rows, V) int32, of the output; made when the first request asks for penalties
-        )
-        self._prompted: Tensor | None = None  # (rows, V) bool
+        self._seen = SeenTokens(max_num_seqs, vocab_size, self._device)
 
     def admit(self, arrival: Arrival) -> None:
         """A sequence takes a row; whatever the row held before is gone."""
@@ -77,7 +76,7 @@ class Sampler:
         self._penalized[row] = bool(np.any(self._penalties[row] != (1, 0, 0)))
         self._edited[row] = bool(params.logit_bias) or params.min_tokens > 0
         if self._penalized[row]:
-            self._count(arrival)
+            self._seen.begin(row, arrival.prompt_tokens, arrival.output_tokens)
 
     def release(self, row: int) -> None:
         self._edits[row] = None
@@ -97,8 +96,8 @@ class Sampler:
         if len(random):
             self._draw(edited, rows, positions, random, tokens)
         penalized = np.flatnonzero(self._penalized[rows])
-        if len(penalized) and self._counts is not None:
-            self._counts[self._put(rows[penalized]), tokens[self._put(penalized)]] += 1
+        if len(penalized):
+            self._seen.add(self._put(rows[penalized]), tokens[self._put(penalized)])
         return tokens
 
     def logprobs(self, logits: Tensor, rows: Rows, tokens: Tensor) -> list[TokenLogprobs | None]:
@@ -121,8 +120,8 @@ class Sampler:
         part = finite(logits[chosen])
         penalized = np.flatnonzero(self._penalized[rows[places]])
         if len(penalized):
-            which = self._put(penalized)
-            part[which] = self._penalize(part[which], rows[places[penalized]])
+            which, whose = self._put(penalized), rows[places[penalized]]
+            part[which] = self._seen.penalize(part[which], self._put(whose), self._put(self._penalties[whose]))
         for i, place in enumerate(places.tolist()):
             edits = self._edits[rows[place]]
             if edits is not None:
@@ -131,22 +130,10 @@ class Sampler:
                     part[i].index_fill_(0, edits.stop_ids, float("-inf"))
         return logits.index_copy(0, chosen, part)
 
-    def _penalize(self, logits: Tensor, rows: Rows) -> Tensor:
-        assert self._counts is not None
-        assert self._prompted is not None
-        where = self._put(rows)
-        counts = self._counts[where]
-        repetition, presence, frequency = (
-            torch.from_numpy(self._penalties[rows]).to(self._device).unsqueeze(-1).unbind(1)
-        )
-        repeated = torch.where(logits > 0, logits / repetition, logits * repetition)
-        logits = torch.where((counts > 0) | self._prompted[where], repeated, logits)
-        return logits - frequency * counts - presence * (counts > 0)
-
     def _draw(self, logits: Tensor, rows: Rows, positions: Rows, random: Rows, tokens: Tensor) -> None:
         """Fills in `tokens` at the places `random`, by groups that need the same work."""
         numbers = self._numbers[rows]
-        noise = torch.from_numpy(uniform(self._seeds[rows], positions)).to(self._device)
+        noise = self._put(uniform(self._seeds[rows], positions))
         with_top_k = self._random[rows] & (numbers[:, 1] > 0)
         truncated = self._random[rows] & self._truncated[rows] & ~with_top_k
         plain = self._random[rows] & ~with_top_k & ~truncated
@@ -154,7 +141,7 @@ class Sampler:
             if not places.any():
                 continue
             chosen = self._put(np.flatnonzero(places))
-            temperature, top_k, top_p, min_p = torch.from_numpy(numbers[places]).to(self._device).unbind(1)
+            temperature, top_k, top_p, min_p = self._put(numbers[places]).unbind(1)
             warm = finite(logits[chosen]) / temperature.unsqueeze(1)
             if kind == 0:
                 tokens[chosen] = draw(warm, noise[chosen])
@@ -177,15 +164,5 @@ class Sampler:
             ),
         )
 
-    def _count(self, arrival: Arrival) -> None:
-        if self._counts is None or self._prompted is None:
-            shape = (len(self._params), self._vocab_size)
-            self._counts = torch.zeros(shape, dtype=torch.int32, device=self._device)
-            self._prompted = torch.zeros(shape, dtype=torch.bool, device=self._device)
-        prompt = torch.tensor(arrival.prompt_tokens, dtype=torch.int64, device=self._device)
-        output = torch.tensor(arrival.output_tokens, dtype=torch.int64, device=self._device)
-        self._prompted[arrival.row].zero_()[prompt] = True
-        self._counts[arrival.row] = torch.bincount(output, minlength=self._vocab_size)
-
-    def _put(self, indices: Rows) -> Tensor:
-        return torch.from_numpy(indices).to(self._device)
+    def _put(self, values: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(values).to(self._device)
