@@ -55,7 +55,7 @@ def save(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     kind, fields = CHECKPOINTS[name]
     torch.manual_seed(len(name))
     config = getattr(transformers, kind)(**SMALL | fields)
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    model = getattr(transformers, kind.replace("Config", "ForCausalLM"))(config).eval()
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             if key.endswith("bias") or "norm" in key:

@@ -49,7 +49,9 @@ class HandDriver:
     def run(self, requests: list[Request]) -> list[Text]:
         """One new request a step, as rows allow."""
         texts = [Text(tokens=[]) for _ in requests]
-        waiting, running, departures, step = list(range(len(requests))), [], [], 0
+        waiting, step = list(range(len(requests))), 0
+        running: list[Running] = []
+        departures: list[int] = []
         rows = list(range(self._program.max_num_seqs))
         while waiting or running:
             arrivals = []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,14 +59,19 @@ def checkpoint(name: str, folder: Path) -> Checkpoint:
     return Checkpoint(folder, model, config, weights, prompts, expected)
 
 
-@pytest.fixture(scope="module", params=CHECKPOINTS)
-def each(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return checkpoint(request.param, tmp_path_factory.mktemp(request.param))
-
-
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return checkpoint("llama3", tmp_path_factory.mktemp("llama3"))
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoint]:
+    return functools.cache(lambda name: checkpoint(name, tmp_path_factory.mktemp(name)))
+
+
+@pytest.fixture(params=CHECKPOINTS)
+def each(request: pytest.FixtureRequest, made: Callable[[str], Checkpoint]) -> Checkpoint:
+    return made(request.param)
+
+
+@pytest.fixture
+def llama(made: Callable[[str], Checkpoint]) -> Checkpoint:
+    return made("llama3")
 
 
 def requests(found: Checkpoint, *, shared: bool = False) -> list[Request]:
@@ -117,7 +124,7 @@ def test_fp8_cache_stays_close_and_never_depends_on_the_batch(llama: Checkpoint)
         f"layers.{i}.kv_scale": Weight(scheme=llama.weights["embed"].scheme, data=torch.tensor([0.02, 0.01]))
         for i in range(llama.config.num_layers)
     }
-    options = {"dtype": torch.float32, "kv_dtype": torch.float8_e4m3fn}
+    options: dict[str, Any] = {"dtype": torch.float32, "kv_dtype": torch.float8_e4m3fn}
     batched = HandDriver(CpuProgram(llama.config, weights, LIMITS, **options)).run(requests(llama, shared=True))
     one = msgspec.structs.replace(LIMITS, max_num_seqs=1)
     alone = HandDriver(CpuProgram(llama.config, weights, one, **options), chunk=5).run(requests(llama))
