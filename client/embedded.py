@@ -11,9 +11,6 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ingot.runtime.streams import RequestStream, as_error
-from ingot.runtime.text import Tokenizer
-
 from ingot.client.backend import Health, ModelCard
 from ingot.client.inbox import MAX_PENDING_CHUNKS, Inbox
 from ingot.client.metrics import Metrics, Stopwatch
@@ -21,7 +18,9 @@ from ingot.errors import IngotError, QueueFullError, RequestError, UnavailableEr
 from ingot.manifest import FILE_NAME, Manifest, read_manifest
 from ingot.runtime.messages import Abort, FromExecutor, RequestFailed, TokenChunk
 from ingot.runtime.request import Chunk, GenerateRequest, Prompt
+from ingot.runtime.streams import RequestStream, as_error
 from ingot.runtime.supervisor import Supervisor, SupervisorOptions
+from ingot.runtime.text import Tokenizer
 
 logger = logging.getLogger(__name__)
 
