@@ -8,6 +8,7 @@ import hashlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,6 +61,7 @@ class EmbeddedBackend:
         )
         self._metrics = Metrics(self._name, lambda: self._supervisor.stats)
         self._tokenizer: Tokenizer | None = None
+        self._cards: list[ModelCard] = []  # one, once the engine is loaded
         self._flights: dict[str, Flight] = {}
         self._draining = False
 
@@ -71,10 +73,11 @@ class EmbeddedBackend:
         """Raises EngineError and its like where the engine does not load."""
         await self._supervisor.start()  # the executor checks the engine's digests before anything here reads its files
         try:
-            self._tokenizer = await asyncio.to_thread(Tokenizer.from_engine, self._engine)
+            self._tokenizer = await asyncio.to_thread(load_tokenizer, self._engine)
         except IngotError:
             await self._supervisor.stop()
             raise
+        self._cards = [model_card(self._engine, self._manifest, self._name, self._tokenizer.vocab_size)]
 
     async def stop(self, drain_seconds: float) -> None:
         self._draining = True
@@ -91,7 +94,8 @@ class EmbeddedBackend:
             await asyncio.sleep(0.02)
 
     async def models(self) -> list[ModelCard]:
-        return [model_card(self._engine, self._manifest, self._name, self._ready_tokenizer().vocab_size)]
+        self._ready_tokenizer()
+        return self._cards
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         self._admit(request)
@@ -206,6 +210,15 @@ class EmbeddedBackend:
         if self._tokenizer is None:
             raise UnavailableError("The engine is not loaded.", mend="Try again shortly; /health says when.")
         return self._tokenizer
+
+
+def load_tokenizer(engine: Path) -> Tokenizer:
+    """With one chat rendered, so that the first user's does not wait for what rendering imports."""
+    tokenizer = Tokenizer.from_engine(engine)
+    if tokenizer.has_chat_template:
+        with suppress(RequestError):  # some templates want more than this
+            tokenizer.encode_prompt(Prompt(messages=[{"role": "user", "content": "hello"}]))
+    return tokenizer
 
 
 def prompt_size(prompt: Prompt) -> int:
