@@ -65,17 +65,15 @@ class RowConstraints:
         if not places:
             return logits
         masks = torch.zeros((len(places), self._words), dtype=torch.int32)
-        ended = []
         for i, place in enumerate(places):
             follower = self._followers[int(rows[place])]
             if not follower.stuck:
                 follower.matcher.fill(masks, i)
-            if follower.stuck or not masks[i].any():
-                ended.append(i)
+        ended = (~masks.any(1)).nonzero().squeeze(1)  # the grammar has been followed to its end, or cannot be any more
         chosen = torch.tensor(places, device=self._device)
         allowed = (masks.to(self._device).unsqueeze(-1) >> self._bits & 1).bool().flatten(1)
-        if ended:
-            allowed[ended] = self._end.to(self._device)
+        if len(ended):
+            allowed[ended.to(self._device)] = self._end.to(self._device)
         part = finite(logits[chosen]).clamp_min(LEAST_ALLOWED)
         part = part.masked_fill(~allowed[:, : self._vocab_size], FORBIDDEN)
         return logits.index_copy(0, chosen, part)

@@ -61,9 +61,7 @@ class LLM:
         self.limits = limits
         self.tokenizer = tokenizer
         grammars = GrammarCompiler(tokenizer.vocabulary())
-        self._executor = Executor(
-            program, limits, tokenizer.eos_token_ids, max_waiting=MAX_WAITING, grammars=grammars
-        )
+        self._executor = Executor(program, limits, tokenizer.eos_token_ids, max_waiting=MAX_WAITING, grammars=grammars)
 
     def generate(
         self,

@@ -174,9 +174,7 @@ class Scheduler:
             seq.row = heappop(self._free_rows)
             outputs = seq.tokens[seq.num_prompt :]
             prompt = seq.request.token_ids
-            plan.arrivals.append(
-                Arrival(seq.row, seq.seq_id, seq.params, seq.seed, prompt, outputs, seq.constraint)
-            )
+            plan.arrivals.append(Arrival(seq.row, seq.seq_id, seq.params, seq.seed, prompt, outputs, seq.constraint))
             part = self._read(seq, budget)
             plan.slices.append(part)
             launched.append(seq)

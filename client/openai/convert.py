@@ -10,6 +10,7 @@ from ingot.client.openai.refusals import REFUSED_CHAT, REFUSED_COMPLETIONS
 from ingot.client.openai.schema_chat import ChatRequest, Message
 from ingot.client.openai.schema_completions import CompletionRequest, TokenizeRequest
 from ingot.client.openai.schema_sampling import SamplingFields
+from ingot.client.openai.structured import grammar_of
 from ingot.errors import RequestError
 from ingot.runtime.params import SamplingParams
 from ingot.runtime.request import GenerateRequest, Prompt
@@ -137,7 +138,7 @@ def sampling_params(body: SamplingFields, *, max_tokens: int | None, logprobs: i
         given["logit_bias"] = {token_id_of(key): bias for key, bias in body.logit_bias.items()}
     if max_tokens is not None and body.min_tokens is not None and body.min_tokens > max_tokens:
         raise RequestError("'min_tokens' is larger than 'max_tokens'.", mend="Lower min_tokens.", param="min_tokens")
-    return SamplingParams(max_tokens=max_tokens, logprobs=logprobs, **given)
+    return SamplingParams(max_tokens=max_tokens, logprobs=logprobs, grammar=grammar_of(body), **given)
 
 
 def token_id_of(key: str) -> int:

@@ -23,6 +23,7 @@ from ingot.runtime.plan import Constraint
 
 START_SECONDS = 120.0  # the compile process imports torch with xgrammar
 ANSWER_SECONDS = 15.0  # longer than the process gives a grammar
+read_answer = msgspec.msgpack.Decoder(Answer).decode
 AT_ONCE = 4  # grammars compiled side by side
 MAX_PENDING = 256
 MAX_CACHED = 128  # compiled grammars
@@ -97,7 +98,7 @@ class CompileProcess:
                 answer = b""
         if not answer:
             return Refused(reason="compiling it takes too much time or memory")
-        return msgspec.msgpack.decode(answer, type=Answer)
+        return read_answer(answer)
 
     def close(self) -> None:
         """The process ends when its control socket does; kill makes sure."""
@@ -124,7 +125,8 @@ class CompileProcess:
                 ready = b""
         if not ready:
             raise DependencyError(
-                "The process that compiles grammars did not start.", mend="Is xgrammar installed? pip install 'ingot[serve]'"
+                "The process that compiles grammars did not start.",
+                mend="Is xgrammar installed? pip install 'ingot[serve]'",
             )
 
     def _send_socket(self) -> socket.socket:
