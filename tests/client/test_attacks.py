@@ -18,11 +18,11 @@ BODY = json.dumps({"model": NAME, "prompt": "abc"}).encode()
 def send(http: httpx.Client, data: bytes) -> bytes:
     """The first line of what comes back to raw bytes; nothing where the connection was cut."""
     reply = b""
-    with socket.create_connection((http.base_url.host, http.base_url.port or 80), timeout=20) as raw:
-        with suppress(ConnectionError):  # refused before all of it was sent, and closed
-            raw.sendall(data)
-            while b"\r\n" not in reply and (more := raw.recv(65536)):
-                reply += more
+    address = (http.base_url.host, http.base_url.port or 80)
+    with suppress(ConnectionError), socket.create_connection(address, timeout=20) as raw:
+        raw.sendall(data)  # may be refused, and closed, before all of it was sent
+        while b"\r\n" not in reply and (more := raw.recv(65536)):
+            reply += more
     return reply.partition(b"\r\n")[0]
 
 
