@@ -32,6 +32,12 @@ UNSUPPORTED = frozenset(
     {"$anchor", "$dynamicAnchor", "$dynamicRef", "$recursiveRef", "contains", "dependencies", "dependentRequired"}
     | {"dependentSchemas", "else", "if", "maxContains", "minContains", "not", "then"}
 )
+NOT_IN_STRINGS = (
+    '"',
+    r"\\",
+    r"\x",
+    r"\u00",
+)  # a pattern is matched against the JSON text, not the string it stands for
 REPLACES_THE_REST = ("$ref", "const", "enum", *MANY[:3])  # beside these, xgrammar reads no other constraint
 SAYS_NOTHING = frozenset(
     {"$comment", "$id", "$schema", "default", "deprecated", "description", "discriminator", "examples", "readOnly"}
@@ -46,13 +52,22 @@ def check_grammar(grammar: Grammar) -> None:
     if not grammar.text:
         refuse("The grammar is empty.", "Send one, or leave it out.")
     if grammar.kind == "choice":
-        choices = msgspec.json.decode(grammar.text)
+        choices = decoded(grammar.text)
         if not isinstance(choices, list) or not 1 <= len(choices) <= MAX_CHOICES:
             refuse(f"The choices are not a list of 1 to {MAX_CHOICES}.", "Send a list of strings.")
         if not all(isinstance(choice, str) and choice for choice in choices):
             refuse("A choice is empty or no string.", "Send a list of strings.")
     if grammar.kind == "json_schema":
-        check_schema(msgspec.json.decode(grammar.text))
+        check_schema(decoded(grammar.text))
+
+
+def decoded(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except RecursionError:
+        refuse(f"The schema nests deeper than {MAX_DEPTH} levels.", "Flatten it.")
+    except msgspec.DecodeError as error:
+        refuse(f"The grammar is not valid JSON: {error}.", "Correct it.")
 
 
 def check_schema(schema: Any) -> None:
@@ -138,6 +153,8 @@ def check_values(path: str, schema: dict[str, Any]) -> None:
     for key in ("format", "pattern", "$ref"):
         if not isinstance(schema.get(key, ""), str):
             invalid(f"{path}/{key}", "is no string")
+    if any(sign in schema.get("pattern", "") for sign in NOT_IN_STRINGS):
+        unsupported(f"{path}/pattern", "has a quote, a backslash or a coded character, which JSON strings must escape")
     if schema.get("uniqueItems"):
         unsupported(f"{path}/uniqueItems", "cannot be enforced while text is generated")
 

@@ -13,6 +13,7 @@ import threading
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from typing import Any
 
 import msgspec
 
@@ -39,7 +40,7 @@ class GrammarCompiler:
         self._process = CompileProcess(vocabulary)
         self._cache: OrderedDict[Grammar, Future[Constraint]] = OrderedDict()
         self._reading = threading.Lock()
-        self._info: object | None = None  # xgrammar.TokenizerInfo, made when the first grammar is read
+        self._infos: dict[str, Any] = {}  # xgrammar.TokenizerInfo by kind of grammar, made when one is first read
 
     @property
     def cached(self) -> int:
@@ -73,8 +74,9 @@ class GrammarCompiler:
             from ingot.runtime.grammars.matching import read_compiled
             from ingot.runtime.grammars.process import tokenizer_info
 
-            self._info = self._info or tokenizer_info(self._vocabulary)
-            return read_compiled(answer.text, self._info)  # type: ignore[arg-type]
+            if grammar.kind not in self._infos:
+                self._infos[grammar.kind] = tokenizer_info(self._vocabulary, grammar.kind)
+            return read_compiled(answer.text, self._infos[grammar.kind])
 
 
 class CompileProcess:

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import xgrammar
@@ -29,6 +29,11 @@ REHEARSED_TOKENS = 48
 MASK_SECONDS = 0.05  # the longest that one mask may take in a rehearsal: masks are filled between two steps
 MAX_WHITESPACE = 1  # characters between two parts of a JSON text: with more, small models write little else
 READY = b"+"
+GRAMMAR_KINDS = ("json_schema", "regex", "choice", "ebnf")
+
+
+def make_compiler(vocabulary: Vocabulary, kind: str) -> xgrammar.GrammarCompiler:
+    return xgrammar.GrammarCompiler(tokenizer_info(vocabulary, kind), max_threads=1, cache_enabled=False)
 
 
 def compile_grammar(grammar: Grammar, compiler: xgrammar.GrammarCompiler) -> xgrammar.CompiledGrammar:
@@ -79,7 +84,7 @@ def answer_to(grammar: Grammar, compiler: xgrammar.GrammarCompiler, vocab_size: 
     return Refused(reason=wrong) if wrong else Compiled(text=text)
 
 
-def in_child(connection: socket.socket, compiler: xgrammar.GrammarCompiler, vocab_size: int) -> None:
+def in_child(connection: socket.socket, compilers: Mapping[str, xgrammar.GrammarCompiler], vocab_size: int) -> None:
     """Ends the process; the kernel does where time or memory are spent."""
     signal.alarm(COMPILE_SECONDS)
     with open("/proc/self/statm") as file:
@@ -88,7 +93,7 @@ def in_child(connection: socket.socket, compiler: xgrammar.GrammarCompiler, voca
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # xgrammar writes warnings about what users send
     grammar = msgspec.msgpack.decode(read_all(connection), type=Grammar)
-    connection.sendall(encode(answer_to(grammar, compiler, vocab_size)))
+    connection.sendall(encode(answer_to(grammar, compilers[grammar.kind], vocab_size)))
     os._exit(0)
 
 
@@ -119,19 +124,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         with first:
             vocabulary = msgspec.msgpack.decode(read_all(first), type=Vocabulary)
-            compiler = xgrammar.GrammarCompiler(tokenizer_info(vocabulary), max_threads=1, cache_enabled=False)
+            compilers = {kind: make_compiler(vocabulary, kind) for kind in GRAMMAR_KINDS}
             first.sendall(READY)
         while (connection := receive_socket(control)) is not None:
             with connection:
                 if os.fork() == 0:
                     control.close()
-                    in_child(connection, compiler, len(vocabulary.tokens))
+                    in_child(connection, compilers, len(vocabulary.tokens))
     return 0
 
 
-def tokenizer_info(vocabulary: Vocabulary) -> xgrammar.TokenizerInfo:
+def tokenizer_info(vocabulary: Vocabulary, kind: str) -> xgrammar.TokenizerInfo:
+    """For JSON without control characters: JSON forbids them in strings, xgrammar allows some, and spaces do between parts."""
+    tokens = vocabulary.tokens
+    if kind == "json_schema":
+        tokens = [b"" if any(byte < ord(" ") for byte in token) else token for token in tokens]
     return xgrammar.TokenizerInfo(
-        vocabulary.tokens,
+        tokens,
         xgrammar.VocabType.RAW,
         vocab_size=len(vocabulary.tokens),
         stop_token_ids=vocabulary.eos_token_ids,
