@@ -8,6 +8,9 @@ from pathlib import Path
 
 import click
 
+from ingot.client.openai.reasoning import MARKS
+from ingot.client.openai.tool_parsers import NOTATIONS
+
 LOG_LEVELS = click.Choice(["debug", "info", "warning", "error"])
 
 
@@ -38,6 +41,13 @@ LOG_LEVELS = click.Choice(["debug", "info", "warning", "error"])
     type=click.FloatRange(0),
     help="For running requests on SIGTERM.",
 )
+@click.option(
+    "--tool-call-parser",
+    "tool_parser",
+    type=click.Choice(sorted(NOTATIONS)),
+    help="How the model writes tool calls; guessed from its chat template if not given.",
+)
+@click.option("--reasoning-parser", type=click.Choice(sorted(MARKS)), help="How the model marks its thoughts.")
 @click.option("--max-body-mib", default=32, show_default=True, type=click.IntRange(1), help="Largest request body.")
 @click.option("--log-level", default="info", show_default=True, type=LOG_LEVELS, help="What is logged, to stderr.")
 def serve(
@@ -50,6 +60,8 @@ def serve(
     open_health: bool,
     max_queue: int,
     drain_seconds: float,
+    tool_parser: str | None,
+    reasoning_parser: str | None,
     max_body_mib: int,
     log_level: str,
 ) -> None:
@@ -66,7 +78,11 @@ def serve(
     backend = EmbeddedBackend(
         engine,
         EmbeddedOptions(
-            served_model_name=served_model_name, max_queue=max_queue, supervisor=SupervisorOptions(log_level=log_level)
+            served_model_name=served_model_name,
+            tool_parser=tool_parser,
+            reasoning_parser=reasoning_parser,
+            max_queue=max_queue,
+            supervisor=SupervisorOptions(log_level=log_level),
         ),
     )
     keys = (*api_keys, *keys_of(api_key_file))

@@ -66,6 +66,11 @@ class Tokenizer:
     def has_chat_template(self) -> bool:
         return self._chat_template is not None
 
+    @property
+    def template_source(self) -> str:
+        """The chat template with which tools are rendered; empty where there is none."""
+        return "" if self._chat_template is None else self._chat_template.source(with_tools=True)
+
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Raises RequestError for text that is not Unicode (lone surrogates)."""
         try:

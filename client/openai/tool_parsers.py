@@ -108,8 +108,9 @@ class MarkedCalls:
             keep = len(self._buffer[: possible_start(self._buffer, start)].rstrip())  # spaces before a mark fall away
             said, self._buffer = self._buffer[:keep], self._buffer[keep:]
         else:
-            said, self._buffer = self._buffer[:place].rstrip(), self._buffer[place + len(start) :]
-            self._mode = "between"
+            said, rest = self._buffer[:place].rstrip(), self._buffer[place + len(start) :]
+            self._skipped, self._mode = self._buffer[len(said) : place + len(start)], "between"
+            self._buffer = rest
         if said:
             pieces.append(said)
         return place >= 0
