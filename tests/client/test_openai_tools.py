@@ -116,7 +116,9 @@ def test_calls_are_read_streamed_and_whole(said: Any, family: str, text: str, co
 
 
 @pytest.mark.parametrize("family", sorted(NOTATIONS))
-@pytest.mark.parametrize("text", ['{"answer": 42}', "[1, 2]", "plain <tool", '{"name": 3}', "a [b] {c}", " ", "x\n", "<tool_call>\nno"])
+@pytest.mark.parametrize(
+    "text", ['{"answer": 42}', "[1, 2]", "plain <tool", '{"name": 3}', "a [b] {c}", " ", "x\n", "<tool_call>\nno"]
+)
 def test_what_is_no_call_is_content(said: Any, family: str, text: str) -> None:
     client = said(text, tool_parser=family)
     reply = create(client, tools=TOOLS).choices[0]
