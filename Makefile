@@ -74,8 +74,9 @@ bench: $(VENV)/.dev ## the CPU benchmarks; each prints a table and one JSON line
 	$(VENV)/bin/ingot build examples/tiny -o engines/tiny-none --quant none
 	$(PY) benchmarks/offline.py engines/tiny-none --model examples/tiny
 
-docs: $(VENV)/.dev ## write docs/cli.md from the commands' own help
+docs: $(VENV)/.dev ## write docs/cli.md from the commands' own help, docs/openai.md from the server's fields
 	$(PY) docs/cli_page.py > docs/cli.md
+	$(PY) docs/openai_page.py > docs/openai.md
 
 wheel: $(VENV)/.dev ## sdist and wheel into dist/
 	rm -rf build dist && $(PY) -m pip wheel --no-deps -w dist .

@@ -8,7 +8,7 @@ from typing import Any
 from ingot.client.backend import ModelCard
 from ingot.client.openai.answers import Reading
 from ingot.client.openai.schema_chat import ChatRequest, Tool
-from ingot.client.openai.structured import checked, json_schema
+from ingot.client.openai.structured import checked, grammar_of, json_schema
 from ingot.client.openai.tool_parsers import LISTED, NOTATIONS, MarkedCalls, OneCall
 from ingot.errors import RequestError
 from ingot.runtime.params import Grammar
@@ -86,8 +86,7 @@ def moved(schema: Any, place: str) -> Any:
 
 def reading_of(body: ChatRequest, card: ModelCard) -> Reading:
     """Raises RequestError where calls are asked for that this server could not read."""
-    constrained = body.structured_outputs or body.guided_json or body.guided_regex or body.guided_choice
-    constrained = constrained or body.guided_grammar or (body.response_format and body.response_format.type != "text")
+    constrained = grammar_of(body) is not None
     reasoning = None if constrained else card.reasoning_parser
     if not body.tools or body.tool_choice == "none":
         return Reading(reasoning=reasoning)

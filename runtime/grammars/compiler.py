@@ -24,7 +24,6 @@ from ingot.runtime.plan import Constraint
 
 START_SECONDS = 120.0  # the compile process imports torch with xgrammar
 ANSWER_SECONDS = 15.0  # longer than the process gives a grammar
-read_answer = msgspec.msgpack.Decoder(Answer).decode
 AT_ONCE = 4  # grammars compiled side by side
 MAX_PENDING = 256
 MAX_CACHED = 128  # compiled grammars
@@ -100,7 +99,8 @@ class CompileProcess:
                 answer = b""
         if not answer:
             return Refused(reason="compiling it takes too much time or memory")
-        return read_answer(answer)
+        found: Answer = msgspec.msgpack.decode(answer, type=Answer)  # type: ignore[arg-type]
+        return found
 
     def close(self) -> None:
         """The process ends when its control socket does; kill makes sure."""
