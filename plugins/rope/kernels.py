@@ -44,7 +44,7 @@ def rope_kernel(
     scale = tl.where(is_value, v_scale, k_scale)[:, None]
     place = ((slot // PAGE) * num_kv_heads + kv_head) * PAGE + slot % PAGE
     place = tl.where(is_value, value_offset, 0) + place * D
-    written = inside & (head >= num_heads)[:, None] & (slot >= 0)
+    written = inside & ((head >= num_heads) & (slot + head >= head))[:, None]
     if cache.dtype.element_ty == tl.float8e4nv:
         first = tl.minimum(tl.maximum(first / scale, -448.0), 448.0)
         second = tl.minimum(tl.maximum(second / scale, -448.0), 448.0)
