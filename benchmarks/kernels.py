@@ -1,0 +1,161 @@
+"""Kernels on one GPU against what the machine can do: baseline, ours, share of the ceiling, then one JSON line each.
+
+python benchmarks/kernels.py [attention] [gemm] [prefill] [rows]        shapes of Llama-3.1-8B; all sections by default
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+
+import torch
+from gpu_timing import copy_bandwidth, gemm_rate, seconds
+
+from ingot.network.weights import Scheme, Weight
+from ingot.plugins.attention.launch import DecodeChoice, Paged, Tiles, Workspace, decode, plan_tiles, prefill
+from ingot.plugins.linear.launch import Choice, Library, Skinny, Tiled, run_linear
+from ingot.plugins.quantize.launch import Quantized, quantize_rows
+from ingot.plugins.random_weights import random_linear
+from ingot.plugins.rms_norm.launch import rms_norm
+from ingot.plugins.rope.launch import rope_and_write, rope_table
+from ingot.plugins.sampling.launch import greedy
+from ingot.plugins.silu_mul.launch import silu_mul
+
+HEADS, KV_HEADS, DIM, PAGE = 32, 8, 128, 32
+SHAPES = {"qkv": (6144, 4096), "o": (4096, 4096), "gate_up": (28672, 4096), "down": (4096, 14336)}
+GPU = torch.device("cuda")
+
+
+def paged_context(seqs: int, length: int, dtype: torch.dtype) -> Paged:
+    per_seq = -(-length // PAGE)
+    cache = torch.randn(2, seqs * per_seq, KV_HEADS, PAGE, DIM, device=GPU, dtype=torch.bfloat16).to(dtype)
+    table = torch.randperm(seqs * per_seq, device=GPU).int().view(seqs, per_seq)
+    return Paged(cache=cache, page_table=table, rows=None, lengths=torch.full((seqs,), length, dtype=torch.int32, device=GPU))
+
+
+def attention(ceilings: dict[str, float]) -> Iterator[dict[str, object]]:
+    for dtype in (torch.bfloat16, torch.float8_e4m3fn):
+        for seqs, length in ((256, 1024), (256, 8192), (64, 4096), (16, 512), (1, 384), (1, 8192)):
+            paged = paged_context(seqs, length, dtype)
+            q = torch.randn(seqs, HEADS, DIM, device=GPU, dtype=torch.bfloat16)
+            out, work = torch.empty_like(q), Workspace.allocate(seqs, HEADS, DIM, GPU)
+            moved = 2 * seqs * length * KV_HEADS * DIM * dtype.itemsize
+            for choice in decode_choices(seqs, length):
+                call = lambda q=q, paged=paged, out=out, work=work, choice=choice: decode(q, paged, out, work, choice)  # noqa: E731
+                rate = moved / seconds([call], inner=4)
+                yield {"kernel": "decode", "kv": str(dtype)[6:], "seqs": seqs, "length": length, "tb_s": round(rate / 1e12, 3),
+                       "share": round(rate / ceilings["copy"], 3), "us": round(moved / rate * 1e6, 1), **asdict(choice)}  # fmt: skip
+            del paged
+
+
+def decode_choices(seqs: int, length: int) -> list[DecodeChoice]:
+    blocks = seqs * KV_HEADS
+    if blocks >= 512:
+        cuda = [DecodeChoice(splits=1, warps=w, sub=s) for w, s in ((4, 1), (4, 2), (2, 1), (2, 2), (8, 1))]
+        return [*cuda, DecodeChoice(splits=2, warps=4, sub=1), DecodeChoice(splits=1, cuda=False)]
+    counts = sorted({max(1, min(length // 64, n // blocks)) for n in (132, 264, 528, 1056)})
+    return [DecodeChoice(splits=n, warps=w, sub=1) for n in counts for w in (2, 4)]
+
+
+def gemm(ceilings: dict[str, float]) -> Iterator[dict[str, object]]:
+    for scheme in (Scheme.NONE, Scheme.FP8, Scheme.INT4, Scheme.INT8):
+        for name, (n, k) in SHAPES.items():
+            weights = [random_linear(n, k, scheme, torch.bfloat16, GPU) for _ in range(4)]
+            for rows in (1, 4, 16, 32, 64, 128, 256, 512, 1024):
+                yield from gemm_rows(scheme, name, rows, weights, ceilings)
+            del weights
+
+
+def gemm_rows(scheme: Scheme, name: str, rows: int, weights: list[Weight[torch.Tensor]], ceilings: dict[str, float]) -> Iterator[dict[str, object]]:
+    n, k = SHAPES[name]
+    x: torch.Tensor | Quantized = torch.randn(rows, k, device=GPU, dtype=torch.bfloat16)
+    if scheme in (Scheme.FP8, Scheme.INT8):
+        assert isinstance(x, torch.Tensor)
+        x = quantize_rows(x, weights[0])
+    peak = ceilings["fp8" if scheme in (Scheme.FP8, Scheme.INT8) else "bf16"]
+    bits = {Scheme.NONE: 16, Scheme.FP8: 8, Scheme.INT8: 8, Scheme.INT4: 4.25}[scheme]
+    floor = max(n * k * bits / 8 / ceilings["copy"], 2 * rows * n * k / peak)
+    for choice in gemm_choices(scheme, rows):
+        try:
+            calls = [lambda w=w, x=x, choice=choice: run_linear(x, w, choice, out_dtype=torch.bfloat16) for w in weights]
+            took = seconds(calls, repeats=5, inner=2)
+        except Exception as broken:  # noqa: BLE001 - a tile that does not fit the chip is a result too
+            yield {"kernel": "gemm", "scheme": scheme.value, "name": name, "rows": rows, "choice": repr(choice), "failed": str(broken)[:80]}
+            continue
+        yield {"kernel": "gemm", "scheme": scheme.value, "name": name, "rows": rows, "us": round(took * 1e6, 2),
+               "share": round(floor / took, 3), "choice": repr(choice)}  # fmt: skip
+
+
+def gemm_choices(scheme: Scheme, rows: int) -> list[Choice]:
+    choices: list[Choice] = [] if scheme in (Scheme.INT8, Scheme.INT4) else [Library()]
+    if scheme is Scheme.INT4:
+        bm = min(max(rows, 16), 64)
+        return [Tiled(bm=bm, bn=bn, bk=128, warps=4, stages=4) for bn in (32, 64)] if rows in (1, 16, 64, 256) else []
+    if rows <= 16:
+        choices += [Skinny(rows=r, warps=w) for r, w in ((1, 4), (1, 8), (1, 16), (2, 4), (2, 8))]
+    elif rows <= 64:
+        choices += [Skinny(rows=1, warps=8), Skinny(rows=2, warps=4)]
+    if scheme is Scheme.INT8:
+        return [*choices, Tiled(bm=min(max(rows, 16), 128), bn=128, bk=128, warps=8)] if rows in (1, 16, 64, 256, 1024) else []
+    if rows in (64, 128, 256):
+        bk = 64 if scheme is Scheme.NONE else 128
+        choices += [Tiled(bm=64, bn=64, bk=bk, warps=4, stages=5), Tiled(bm=64, bn=128, bk=bk, warps=4, stages=4)]
+        choices += [Tiled(bm=128, bn=64, bk=bk, warps=4, stages=5), Tiled(bm=128, bn=128, bk=bk, warps=8, stages=4)]
+    if rows in (512, 1024):
+        choices += [Tiled(bm=128, bn=256, bk=64 if scheme is Scheme.NONE else 128, warps=8, stages=3)]
+    return choices
+
+
+def prompt(ceilings: dict[str, float]) -> Iterator[dict[str, object]]:
+    for dtype in (torch.bfloat16, torch.float8_e4m3fn):
+        for seqs, count, length in ((64, 128, 128), (8, 1024, 1024), (4, 2048, 2048), (1, 2048, 8192)):
+            paged = paged_context(seqs, length, dtype)
+            q = torch.randn(seqs * count, HEADS, DIM, device=GPU, dtype=torch.bfloat16)
+            out = torch.empty_like(q)
+            starts = torch.arange(0, seqs * count + 1, count, dtype=torch.int32, device=GPU)
+            columns = zip(*plan_tiles([count] * seqs, 128 // (HEADS // KV_HEADS)), strict=True)
+            at = Tiles(**dict(zip(("seqs", "starts"), (torch.tensor(c, dtype=torch.int32, device=GPU) for c in columns), strict=True)))
+            took = seconds([lambda q=q, paged=paged, starts=starts, at=at, out=out: prefill(q, paged, starts, at, out)], inner=2)
+            flop = 4 * seqs * HEADS * DIM * (count * length - count * (count - 1) / 2)
+            yield {"kernel": "prefill", "kv": str(dtype)[6:], "seqs": seqs, "count": count, "length": length,
+                   "us": round(took * 1e6, 1), "tflop_s": round(flop / took / 1e12, 1), "share": round(flop / took / ceilings["bf16"], 3)}  # fmt: skip
+
+
+def rows(ceilings: dict[str, float]) -> Iterator[dict[str, object]]:
+    weight, cache = torch.ones(4096, device=GPU, dtype=torch.bfloat16), paged_context(8, 1024, torch.bfloat16).cache
+    table = rope_table(tuple(1e4 ** (-i / 64) for i in range(64)), 8192, GPU)
+    readers = {"bf16": None, "fp8": Weight(scheme=Scheme.FP8, data=weight)}
+    for count in (1, 16, 256, 1024, 8192):
+        x, qkv, gate_up = (torch.randn(count, n, device=GPU, dtype=torch.bfloat16) for n in (4096, 6144, 28672))
+        residual, positions = x.clone(), torch.arange(count, device=GPU, dtype=torch.int32) % 8192
+        calls: dict[str, tuple[Callable[[], object], int]] = {}
+        for kind, reader in readers.items():
+            out = 1 if reader else 2
+            calls[f"add_norm_{kind}"] = lambda reader=reader: rms_norm(x, residual, weight, 1e-5, reader), count * 4096 * (6 + out)
+            calls[f"silu_mul_{kind}"] = lambda reader=reader: silu_mul(gate_up, reader), count * 14336 * (4 + out)
+        calls["quantize"] = lambda: quantize_rows(x, readers["fp8"]), count * 4096 * 3
+        calls["rope"] = lambda: rope_and_write(qkv, positions, positions, table, cache, num_heads=32, norms=None, eps=0.0, kv_scales=(1.0, 1.0)), count * 6144 * 4
+        if count <= 1024:
+            logits, tokens = torch.randn(count, 128256, device=GPU), torch.empty(count, dtype=torch.int32, device=GPU)
+            calls["greedy"] = lambda: greedy(logits, tokens), count * 128256 * 4
+            calls["torch.argmax"] = lambda: logits.argmax(-1), count * 128256 * 4
+        for name, (call, moved) in calls.items():
+            took = seconds([call], inner=8)
+            yield {"kernel": name, "rows": count, "us": round(took * 1e6, 2), "share": round(moved / took / ceilings["copy"], 3)}
+
+
+SECTIONS = {"attention": attention, "prefill": prompt, "rows": rows, "gemm": gemm}
+
+
+def main() -> None:
+    ceilings = {"copy": copy_bandwidth(), "bf16": gemm_rate(torch.bfloat16), "fp8": gemm_rate(torch.float8_e4m3fn)}
+    print(json.dumps({"ceilings": ceilings, "gpu": torch.cuda.get_device_name(), "torch": torch.__version__}))
+    for section in sys.argv[1:] or SECTIONS:
+        for line in SECTIONS[section](ceilings):
+            print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()
