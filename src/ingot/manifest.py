@@ -57,7 +57,9 @@ def read_manifest(engine: Path) -> Manifest:
     """Parses the manifest alone. Raises EngineError where there is none or it is of another format."""
     path = engine / FILE_NAME
     if not path.is_file():
-        raise EngineError(f"{engine} has no {FILE_NAME}, so it is not an engine.", mend="Build one: ingot build MODEL -o DIR.")
+        raise EngineError(
+            f"{engine} has no {FILE_NAME}, so it is not an engine.", mend="Build one: ingot build MODEL -o DIR."
+        )
     text = path.read_bytes()
     try:
         found = json.loads(text).get("format_version")
@@ -71,7 +73,9 @@ def read_manifest(engine: Path) -> Manifest:
     try:
         return msgspec.json.decode(text, type=Manifest)
     except msgspec.ValidationError as error:
-        raise EngineError(f"{path} does not follow the manifest format: {error}.", mend="Build the engine again.") from error
+        raise EngineError(
+            f"{path} does not follow the manifest format: {error}.", mend="Build the engine again."
+        ) from error
 
 
 def check_files(engine: Path, manifest: Manifest) -> None:
@@ -92,7 +96,8 @@ def record_files(engine: Path) -> dict[str, FileRecord]:
     """Size and digest of every file under an engine folder, the manifest left out."""
     paths = sorted(path for path in engine.rglob("*") if path.is_file() and path.name != FILE_NAME)
     return {
-        path.relative_to(engine).as_posix(): FileRecord(size=path.stat().st_size, sha256=file_digest(path)) for path in paths
+        path.relative_to(engine).as_posix(): FileRecord(size=path.stat().st_size, sha256=file_digest(path))
+        for path in paths
     }
 
 
