@@ -37,7 +37,7 @@ def paged_context(seqs: int, length: int, dtype: torch.dtype) -> Paged:
 
 def attention(ceilings: dict[str, float]) -> Iterator[dict[str, object]]:
     for dtype in (torch.bfloat16, torch.float8_e4m3fn):
-        for seqs, length in ((256, 1024), (256, 8192), (64, 4096), (16, 512), (1, 384), (1, 8192)):
+        for seqs, length in ((1024, 384), (256, 1024), (256, 8192), (64, 4096), (16, 384), (1, 384), (1, 8192)):
             paged = paged_context(seqs, length, dtype)
             q = torch.randn(seqs, HEADS, DIM, device=GPU, dtype=torch.bfloat16)
             out, work = torch.empty_like(q), Workspace.allocate(seqs, HEADS, DIM, GPU)
@@ -53,17 +53,17 @@ def attention(ceilings: dict[str, float]) -> Iterator[dict[str, object]]:
 def decode_choices(seqs: int, length: int) -> list[DecodeChoice]:
     blocks = seqs * KV_HEADS
     if blocks >= 512:
-        cuda = [DecodeChoice(splits=1, warps=w, sub=s) for w, s in ((4, 1), (4, 2), (2, 1), (2, 2), (8, 1))]
-        return [*cuda, DecodeChoice(splits=2, warps=4, sub=1), DecodeChoice(splits=1, cuda=False)]
-    counts = sorted({max(1, min(length // 64, n // blocks)) for n in (132, 264, 528, 1056)})
-    return [DecodeChoice(splits=n, warps=w, sub=1) for n in counts for w in (2, 4)]
+        cuda = [DecodeChoice(splits=1, warps=w, sub=s) for w, s in ((1, 1), (1, 2), (2, 1), (2, 2), (8, 1))]
+        return [*cuda, DecodeChoice(splits=1, cuda=False)]
+    counts = sorted({max(1, min(length // 64, n // blocks)) for n in (132, 264)})
+    return [DecodeChoice(splits=n, warps=w, sub=1) for n in counts for w in (4, 8)]
 
 
 def gemm(ceilings: dict[str, float]) -> Iterator[dict[str, object]]:
     for scheme in (Scheme.NONE, Scheme.FP8, Scheme.INT4, Scheme.INT8):
         for name, (n, k) in SHAPES.items():
             weights = [random_linear(n, k, scheme, torch.bfloat16, GPU) for _ in range(4)]
-            for rows in (1, 4, 16, 32, 64, 128, 256, 512, 1024):
+            for rows in (1, 4, 16, 32, 64):
                 yield from gemm_rows(scheme, name, rows, weights, ceilings)
             del weights
 
@@ -91,21 +91,17 @@ def gemm_rows(scheme: Scheme, name: str, rows: int, weights: list[Weight[torch.T
 def gemm_choices(scheme: Scheme, rows: int) -> list[Choice]:
     choices: list[Choice] = [] if scheme in (Scheme.INT8, Scheme.INT4) else [Library()]
     if scheme is Scheme.INT4:
-        bm = min(max(rows, 16), 64)
-        return [Tiled(bm=bm, bn=bn, bk=128, warps=4, stages=4) for bn in (32, 64)] if rows in (1, 16, 64, 256) else []
+        return [Skinny(rows=r, warps=w) for r, w in ((1, 4), (1, 8), (2, 4), (2, 8), (4, 4))] if rows <= 64 else [Tiled(bm=64, bn=64, bk=128)]
     if rows <= 16:
-        choices += [Skinny(rows=r, warps=w) for r, w in ((1, 4), (1, 8), (1, 16), (2, 4), (2, 8))]
+        choices += [Skinny(rows=r, warps=w, x_ahead=x) for r, w, x in SKINNY]
     elif rows <= 64:
-        choices += [Skinny(rows=1, warps=8), Skinny(rows=2, warps=4)]
-    if scheme is Scheme.INT8:
-        return [*choices, Tiled(bm=min(max(rows, 16), 128), bn=128, bk=128, warps=8)] if rows in (1, 16, 64, 256, 1024) else []
-    if rows in (64, 128, 256):
-        bk = 64 if scheme is Scheme.NONE else 128
-        choices += [Tiled(bm=64, bn=64, bk=bk, warps=4, stages=5), Tiled(bm=64, bn=128, bk=bk, warps=4, stages=4)]
-        choices += [Tiled(bm=128, bn=64, bk=bk, warps=4, stages=5), Tiled(bm=128, bn=128, bk=bk, warps=8, stages=4)]
-    if rows in (512, 1024):
-        choices += [Tiled(bm=128, bn=256, bk=64 if scheme is Scheme.NONE else 128, warps=8, stages=3)]
+        choices += [Skinny(rows=1, warps=8, x_ahead=False), Skinny(rows=2, warps=8, x_ahead=False), Skinny(rows=2, warps=4)]
+    if scheme is Scheme.INT8 or (scheme is Scheme.FP8 and rows in (64, 128, 256)):
+        choices += [Tiled(bm=64, bn=64, bk=128, warps=4, stages=5), Tiled(bm=128, bn=128, bk=128, warps=8)]
     return choices
+
+
+SKINNY = ((1, 4, True), (1, 8, True), (1, 16, True), (1, 8, False), (2, 4, False), (2, 8, False), (4, 4, False))
 
 
 def prompt(ceilings: dict[str, float]) -> Iterator[dict[str, object]]:

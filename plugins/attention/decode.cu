@@ -121,17 +121,25 @@ __device__ __forceinline__ int element(int tile, int r, int g) {
 extern "C" __global__ void __launch_bounds__(WARPS * 32)
 paged_decode(u16* __restrict__ out, const u16* __restrict__ q, const u8* __restrict__ kv, const int* __restrict__ page_table,
              const int* __restrict__ rows, const int* __restrict__ lengths, float* __restrict__ partial, int* __restrict__ counters,
-             i64 value_offset, int max_pages, int splits, int window, float score_scale, float value_scale) {
+             i64 value_offset, int max_pages, int window, float score_scale, float value_scale) {
     __shared__ float part_out[WARPS][GROUP][HEAD_DIM];
     __shared__ float part_max[WARPS][8], part_sum[WARPS][8];
     __shared__ int is_last;
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, c = lane & 3;
     const int split = blockIdx.x, head = blockIdx.y, seq = blockIdx.z, kv_heads = gridDim.y;
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
     const int length = lengths[seq];
     if (length <= 0) return;
     const int* pages = page_table + (i64)(rows ? rows[seq] : seq) * max_pages;
     const int first = window > 0 && length > window ? length - window : 0;
     const int tile_lo = first / TILE, tile_hi = (length + TILE - 1) / TILE;
+    // Splits of less than two tiles a warp cost more to combine than they save; blocks left without work go.
+    const int most = (tile_hi - tile_lo + 2 * WARPS - 1) / (2 * WARPS);
+    const int splits = min((int)gridDim.x, most);
+    if (split >= splits) return;
     const int per = (tile_hi - tile_lo + splits - 1) / splits;
     const int begin = tile_lo + split * per, end = min(begin + per, tile_hi);
 
@@ -252,7 +260,7 @@ paged_decode(u16* __restrict__ out, const u16* __restrict__ q, const u8* __restr
     __syncthreads();
 
     u16* dst = out + ((i64)seq * kv_heads + head) * GROUP * HEAD_DIM;
-    float* mine = partial + (((i64)seq * kv_heads + head) * splits + split) * GROUP * (HEAD_DIM + 2);
+    float* mine = partial + (((i64)seq * kv_heads + head) * gridDim.x + split) * GROUP * (HEAD_DIM + 2);
     for (int i = threadIdx.x; i < GROUP * HEAD_DIM; i += WARPS * 32) {
         const int h = i / HEAD_DIM, d = i % HEAD_DIM;
         float top = part_max[0][h], sum = 0.f, o = 0.f;
@@ -279,15 +287,18 @@ paged_decode(u16* __restrict__ out, const u16* __restrict__ q, const u8* __restr
     __syncthreads();
     if (!is_last) return;
     __threadfence();
-    const float* all = partial + ((i64)seq * kv_heads + head) * splits * GROUP * (HEAD_DIM + 2);
+    const float* all = partial + ((i64)seq * kv_heads + head) * gridDim.x * GROUP * (HEAD_DIM + 2);
     for (int i = threadIdx.x; i < GROUP * HEAD_DIM; i += WARPS * 32) {
         const int h = i / HEAD_DIM;
+        const int stride = GROUP * (HEAD_DIM + 2), at = GROUP * HEAD_DIM + 2 * h;
         float top = 2.f * NEG, sum = 0.f, o = 0.f;
+#pragma unroll 8
+        for (int w = 0; w < splits; ++w) top = fmaxf(top, __ldcg(all + w * stride + at));
+#pragma unroll 8
         for (int w = 0; w < splits; ++w) {
-            const float* one = all + (i64)w * GROUP * (HEAD_DIM + 2);
-            const float m = __ldcg(one + GROUP * HEAD_DIM + 2 * h), l = __ldcg(one + GROUP * HEAD_DIM + 2 * h + 1);
-            const float n = fmaxf(top, m), a = exp2_(top - n), b = exp2_(m - n);
-            top = n, sum = sum * a + l * b, o = o * a + __ldcg(one + i) * b;
+            const float a = exp2_(__ldcg(all + w * stride + at) - top);
+            sum += __ldcg(all + w * stride + at + 1) * a;
+            o += __ldcg(all + w * stride + i) * a;
         }
         dst[i] = (u16)(pack_bf16(o / sum * value_scale, 0.f) & 0xffff);
     }

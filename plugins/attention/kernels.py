@@ -7,6 +7,8 @@ holds log2(e). FP8 caches are read as float16, which holds e4m3 exactly and conv
 import triton
 import triton.language as tl
 
+from ingot.plugins.quantize.kernels import after_previous
+
 
 @triton.jit
 def cache_offsets(table, token, inside, head, num_kv_heads, PAGE: tl.constexpr, D: tl.constexpr):
@@ -43,12 +45,13 @@ def attend(q, cache, value_offset, table, token, inside, visible, top, total, ac
 @triton.jit
 def decode_kernel(
     q, cache, page_table, rows, lengths, out, partial, score_scale, v_scale, value_offset, max_pages, num_kv_heads, splits,
-    WINDOW: tl.constexpr, HAS_ROWS: tl.constexpr, G: tl.constexpr, GP: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, PAGE: tl.constexpr, TILE: tl.constexpr,
+    WINDOW: tl.constexpr, HAS_ROWS: tl.constexpr, G: tl.constexpr, GP: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, PAGE: tl.constexpr, TILE: tl.constexpr, PDL: tl.constexpr = False,
 ):  # fmt: skip
     """Grid (splits, K, S): the G query heads of one KV head, padded to GP rows, over one split of one sequence's context.
 
     Writes `out` when splits is 1, else unnormalized output, maximum and sum to partial (S, K, splits, G, D + 2).
     """
+    after_previous(PDL)
     split, head, seq = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     length = tl.load(lengths + seq)
     if length <= 0:
@@ -86,8 +89,9 @@ def decode_kernel(
 
 @triton.jit
 def combine_kernel(partial, lengths, out, v_scale, num_kv_heads, splits, G: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
-                   SP: tl.constexpr):  # fmt: skip
+                   SP: tl.constexpr, PDL: tl.constexpr = False):  # fmt: skip
     """Grid (K * G, S): joins the splits of one query head by their maxima and sums (Flash-Decoding)."""
+    after_previous(PDL)
     seq = tl.program_id(1).to(tl.int64)
     if tl.load(lengths + seq) <= 0:
         return
@@ -106,12 +110,13 @@ def combine_kernel(partial, lengths, out, v_scale, num_kv_heads, splits, G: tl.c
 def prefill_kernel(
     q, cache, page_table, rows, query_starts, lengths, tile_seqs, tile_starts, out, score_scale, v_scale, value_offset, max_pages,
     num_kv_heads,
-    WINDOW: tl.constexpr, HAS_ROWS: tl.constexpr, G: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, PAGE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    WINDOW: tl.constexpr, HAS_ROWS: tl.constexpr, G: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, PAGE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, PDL: tl.constexpr = False,
 ):  # fmt: skip
     """Grid (tiles, K): BM // G consecutive query tokens of one sequence with their G heads each, over all keys they may see.
 
     tile_seqs, tile_starts: which sequence, and its first query token counted within the sequence's slice.
     """
+    after_previous(PDL)
     seq = tl.load(tile_seqs + tl.program_id(0)).to(tl.int64)
     start = tl.load(tile_starts + tl.program_id(0))
     head = tl.program_id(1)

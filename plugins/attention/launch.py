@@ -16,6 +16,7 @@ import triton
 from torch import Tensor
 
 from ingot.plugins.attention import kernels
+from ingot.plugins.overlap import overlap
 from ingot.plugins.cubin import kernel
 
 SOURCE = Path(__file__).with_name("decode.cu")
@@ -69,9 +70,12 @@ class DecodeChoice:
 def choose_decode(num_seqs: int, num_kv_heads: int, group: int, dim: int, dtype: torch.dtype, max_length: int) -> DecodeChoice:
     """Enough blocks to fill the machine, none shorter than 256 tokens of the longest context."""
     cuda = dim in (64, 128) and group <= 8 and dtype in (torch.bfloat16, torch.float8_e4m3fn)
-    wanted = -(-132 * 4 // (num_seqs * num_kv_heads))
-    splits = max(1, min(wanted, max_length // 256, 64))
-    return DecodeChoice(splits=splits, cuda=cuda, sub=2 if dtype == torch.float8_e4m3fn else 1)
+    blocks = num_seqs * num_kv_heads
+    wide = dtype == torch.bfloat16
+    splits = max(1, min(132 * 2 // blocks, max_length // 256, 32))
+    if blocks >= 512:  # enough blocks: few warps each, so that none idles at a sequence's end
+        return DecodeChoice(splits=1, cuda=cuda, warps=2 if wide or blocks >= 1024 else 8, sub=2 if wide else 1)
+    return DecodeChoice(splits=splits, cuda=cuda, warps=8, sub=1)
 
 
 def decode(q: Tensor, paged: Paged, out: Tensor, work: Workspace, choice: DecodeChoice) -> None:
@@ -87,7 +91,7 @@ def decode(q: Tensor, paged: Paged, out: Tensor, work: Workspace, choice: Decode
             grid, 32 * choice.warps,
             [out, q, paged.cache, paged.page_table, paged.rows, paged.lengths, work.partial, work.counters,
              ctypes.c_longlong(paged.cache.stride(0) * paged.cache.element_size()), ctypes.c_int(paged.page_table.stride(0)),
-             ctypes.c_int(choice.splits), ctypes.c_int(paged.window), ctypes.c_float(paged.score_scale), ctypes.c_float(paged.kv_scales[1])],
+             ctypes.c_int(paged.window), ctypes.c_float(paged.score_scale), ctypes.c_float(paged.kv_scales[1])],
         )  # fmt: skip
         return
     padded = triton.next_power_of_2(dim)
@@ -95,12 +99,12 @@ def decode(q: Tensor, paged: Paged, out: Tensor, work: Workspace, choice: Decode
         q, paged.cache, paged.page_table, paged.lengths if paged.rows is None else paged.rows, paged.lengths, out, work.partial,
         paged.score_scale, paged.kv_scales[1], paged.cache.stride(0), paged.page_table.stride(0), num_kv_heads, choice.splits,
         WINDOW=paged.window, HAS_ROWS=paged.rows is not None, G=group, GP=max(16, triton.next_power_of_2(group)), D=dim, DP=padded,
-        PAGE=page, TILE=choice.tile, num_warps=2, num_stages=3,
+        PAGE=page, TILE=choice.tile, num_warps=2, num_stages=3, PDL=overlap(), launch_pdl=overlap(),
     )  # fmt: skip
     if choice.splits > 1:
         kernels.combine_kernel[(num_heads, num_seqs)](
             work.partial, paged.lengths, out, paged.kv_scales[1], num_kv_heads, choice.splits, G=group, D=dim, DP=padded,
-            SP=triton.next_power_of_2(choice.splits), num_warps=4,
+            SP=triton.next_power_of_2(choice.splits), num_warps=4, PDL=overlap(), launch_pdl=overlap(),
         )  # fmt: skip
 
 
@@ -132,5 +136,5 @@ def prefill(q: Tensor, paged: Paged, query_starts: Tensor, tiles: Tiles, out: Te
         q, paged.cache, paged.page_table, paged.lengths if paged.rows is None else paged.rows, query_starts, paged.lengths, tiles.seqs,
         tiles.starts, out, paged.score_scale, paged.kv_scales[1], paged.cache.stride(0), paged.page_table.stride(0), num_kv_heads,
         WINDOW=paged.window, HAS_ROWS=paged.rows is not None, G=group, D=dim, DP=triton.next_power_of_2(dim), PAGE=page,
-        BM=prefill_rows(group, dim), BN=64 if dim <= 128 else 32, num_warps=8 if dim >= 128 else 4, num_stages=2,
+        BM=prefill_rows(group, dim), BN=64 if dim <= 128 else 32, num_warps=8 if dim >= 128 else 4, num_stages=2, PDL=overlap(), launch_pdl=overlap(),
     )  # fmt: skip

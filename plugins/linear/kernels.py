@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from ingot.plugins.quantize.kernels import after_previous
+
 
 @triton.jit
 def tile_of(m_rows, n_rows, BM: tl.constexpr, BN: tl.constexpr, GROUP: tl.constexpr):
@@ -18,9 +20,10 @@ def tile_of(m_rows, n_rows, BM: tl.constexpr, BN: tl.constexpr, GROUP: tl.conste
 @triton.jit
 def scaled_gemm_kernel(
     x, w, x_scale, w_scale, bias, out, m_rows, n_rows, k,
-    SCALED: tl.constexpr, BIAS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
+    SCALED: tl.constexpr, BIAS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr, PDL: tl.constexpr = False,
 ):  # fmt: skip
     """out (M, N) = x (M, K) . w (N, K)^T * x_scale (M,) * w_scale (N,) + bias. int8, e4m3 or float operands."""
+    after_previous(PDL)
     tile_m, tile_n = tile_of(m_rows, n_rows, BM, BN, GROUP)
     m, n, kk = tile_m * BM + tl.arange(0, BM), tile_n * BN + tl.arange(0, BN), tl.arange(0, BK)
     xp = x + (m % m_rows).to(tl.int64)[:, None] * k + kk[None, :]
@@ -45,12 +48,13 @@ def scaled_gemm_kernel(
 @triton.jit
 def int4_gemm_kernel(
     x, w, w_scale, bias, out, m_rows, n_rows, k,
-    BIAS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, GROUP_K: tl.constexpr, GROUP: tl.constexpr,
+    BIAS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, GROUP_K: tl.constexpr, GROUP: tl.constexpr, PDL: tl.constexpr = False,
 ):  # fmt: skip
     """out (M, N) = x (M, K) . w^T. w (N, K/2): low nibble = even k, two's complement; w_scale (N, K/GROUP_K) float32.
 
     One quantization group a step: even and odd columns of x meet low and high nibbles in two products.
     """
+    after_previous(PDL)
     tile_m, tile_n = tile_of(m_rows, n_rows, BM, BN, GROUP)
     m, n, kk = tile_m * BM + tl.arange(0, BM), tile_n * BN + tl.arange(0, BN), tl.arange(0, GROUP_K // 2)
     xp = x + (m % m_rows).to(tl.int64)[:, None] * k + 2 * kk[None, :]

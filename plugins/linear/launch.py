@@ -18,9 +18,11 @@ from torch.nn import functional
 from ingot.network.weights import INT4_GROUP, Scheme, Weight
 from ingot.plugins.cubin import kernel
 from ingot.plugins.linear import kernels
+from ingot.plugins.overlap import overlap
 from ingot.plugins.quantize.launch import Quantized
 
 SOURCE = Path(__file__).with_name("skinny.cu")
+INT4_SOURCE = Path(__file__).with_name("skinny_int4.cu")
 KINDS = {torch.bfloat16: 0, torch.float8_e4m3fn: 1, torch.int8: 2}
 
 
@@ -31,10 +33,11 @@ class Library:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skinny:
-    """skinny.cu: `rows` 16-row weight tiles a warp, `warps` share out K; for at most 64 rows of x."""
+    """skinny.cu and skinny_int4.cu: `rows` 16-row weight tiles a warp, `warps` share out K; for at most 64 rows of x."""
 
     rows: int = 1
     warps: int = 8
+    x_ahead: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +72,8 @@ class Choices:
 
 
 def guess(scheme: Scheme, n: int, k: int, bucket: int) -> Choice:
+    if scheme is Scheme.INT4 and bucket <= 64:
+        return Skinny(rows=2 if n >= 16_384 else 1)
     if scheme is Scheme.INT4:
         bm = min(max(bucket, 16), 64)
         return Tiled(bm=bm, bn=64 if bucket <= 64 else 128, bk=INT4_GROUP, warps=4, stages=4)
@@ -86,7 +91,9 @@ def skinny_fits(scheme: Scheme, k: int) -> bool:
 def run_linear(x: Tensor | Quantized, weight: Weight[Tensor], choice: Choice, *, out_dtype: torch.dtype) -> Tensor:
     """(T, K), rounded already where the scheme rounds -> (T, N) in out_dtype, bias added."""
     values, scales = (x.values, x.scales) if isinstance(x, Quantized) else (x, None)
-    if isinstance(choice, Skinny):
+    if isinstance(choice, Skinny) and weight.scheme is Scheme.INT4 and values.dtype == torch.bfloat16:
+        return skinny_int4(values, weight, choice)
+    if isinstance(choice, Skinny) and values.dtype in KINDS:
         return skinny(values, scales, weight, choice, out_dtype)
     if isinstance(choice, Tiled):
         return tiled(values, scales, weight, choice, out_dtype)
@@ -110,11 +117,23 @@ def skinny(x: Tensor, scales: Tensor | None, weight: Weight[Tensor], choice: Ski
     num_rows, (n, k) = x.shape[0], weight.data.shape
     out = torch.empty(num_rows, n, dtype=out_dtype, device=x.device)
     cols = next(size for size in (1, 2, 4, 8) if num_rows <= 8 * size)
-    defines = {"KIND": KINDS[x.dtype], "ROWS": choice.rows, "COLS": cols, "WARPS": choice.warps, "OUT_F32": int(out_dtype == torch.float32)}
+    defines = {"KIND": KINDS[x.dtype], "ROWS": choice.rows, "COLS": cols, "WARPS": choice.warps, "X_AHEAD": int(choice.x_ahead),
+               "OUT_F32": int(out_dtype == torch.float32)}  # fmt: skip
     kernel(SOURCE, "skinny", defines).launch(
         (triton.cdiv(n, 16 * choice.rows), 1, 1), 32 * choice.warps,
         [out, x, weight.data, scales, weight.weight_scale, weight.bias, ctypes.c_int(num_rows), ctypes.c_int(n),
          ctypes.c_int(k * x.element_size())],
+    )  # fmt: skip
+    return out
+
+
+def skinny_int4(x: Tensor, weight: Weight[Tensor], choice: Skinny) -> Tensor:
+    (num_rows, k), n = x.shape, weight.data.shape[0]
+    out = torch.empty(num_rows, n, dtype=x.dtype, device=x.device)
+    cols = next(size for size in (1, 2, 4, 8) if num_rows <= 8 * size)
+    kernel(INT4_SOURCE, "skinny_int4", {"ROWS": choice.rows, "COLS": cols, "WARPS": choice.warps}).launch(
+        (triton.cdiv(n, 16 * choice.rows), 1, 1), 32 * choice.warps,
+        [out, x, weight.data, weight.weight_scale, weight.bias, ctypes.c_int(num_rows), ctypes.c_int(n), ctypes.c_int(k)],
     )  # fmt: skip
     return out
 
@@ -127,12 +146,12 @@ def tiled(x: Tensor, scales: Tensor | None, weight: Weight[Tensor], choice: Tile
     if weight.scheme is Scheme.INT4:
         kernels.int4_gemm_kernel[grid](
             x, weight.data, weight.weight_scale, bias, out, num_rows, n, x.shape[1], BIAS=weight.bias is not None, BM=choice.bm,
-            BN=choice.bn, GROUP_K=INT4_GROUP, GROUP=choice.group, num_warps=choice.warps, num_stages=choice.stages,
+            BN=choice.bn, GROUP_K=INT4_GROUP, GROUP=choice.group, num_warps=choice.warps, num_stages=choice.stages, PDL=overlap(), launch_pdl=overlap(),
         )  # fmt: skip
         return out
     kernels.scaled_gemm_kernel[grid](
         x, weight.data, scales, weight.weight_scale, bias, out, num_rows, n, x.shape[1], SCALED=scales is not None,
         BIAS=weight.bias is not None, BM=choice.bm, BN=choice.bn, BK=choice.bk, GROUP=choice.group, num_warps=choice.warps,
-        num_stages=choice.stages,
+        num_stages=choice.stages, PDL=overlap(), launch_pdl=overlap(),
     )  # fmt: skip
     return out

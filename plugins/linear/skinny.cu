@@ -5,7 +5,7 @@
 // add up. Weight rows are the mma's M side, x rows its N side of 8.
 //
 // Defined at compile time: KIND (0 bf16, 1 e4m3, 2 int8), ROWS (16-row tiles a warp takes), COLS (8-column tiles: 8 * COLS >= M),
-// WARPS, OUT_F32. K * element size must be a multiple of 128 bytes. Dynamic shared memory: none.
+// WARPS, OUT_F32, X_AHEAD (1: x is fetched a line ahead like the weights, 0: when used, for fewer registers). K * element size must be a multiple of 128 bytes. Dynamic shared memory: none.
 
 typedef unsigned int u32;
 typedef unsigned short u16;
@@ -102,22 +102,24 @@ skinny(void* __restrict__ out, const u8* __restrict__ x, const u8* __restrict__ 
     Line a, b;
     int at = warp * 128;
     if (at < k_bytes) load_w(a, at);
-#ifdef PDL
-    asm volatile("griddepcontrol.wait;" ::: "memory");
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");  // x is the previous kernel's; the weights above are not
+    asm volatile("griddepcontrol.launch_dependents;");
 #endif
-    if (at < k_bytes) load_x(a, at);
+    if (X_AHEAD && at < k_bytes) load_x(a, at);
     while (at < k_bytes) {
         const int ahead = at + step;
-        if (ahead < k_bytes) load_w(b, ahead), load_x(b, ahead);
+        if (ahead < k_bytes) load_w(b, ahead);
+        if (X_AHEAD && ahead < k_bytes) load_x(b, ahead);
+        if (!X_AHEAD) load_x(a, at);
         multiply(a);
         if (ahead >= k_bytes) break;
         at = ahead + step;
-        if (at < k_bytes) load_w(a, at), load_x(a, at);
+        if (at < k_bytes) load_w(a, at);
+        if (X_AHEAD && at < k_bytes) load_x(a, at);
+        if (!X_AHEAD) load_x(b, ahead);
         multiply(b);
     }
-#ifdef PDL
-    asm volatile("griddepcontrol.launch_dependents;");
-#endif
 
 #pragma unroll
     for (int r = 0; r < ROWS; ++r)

@@ -7,6 +7,14 @@ FLOAT, FP8, INT8 = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
 
 @triton.jit
+def after_previous(PDL: tl.constexpr):
+    """First in every kernel: waits for the stream's previous kernel and lets the next one start. See overlap.py."""
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
 def store_row(value, column, inside, width, pre_scale, input_scale, out, out_scale, PRE: tl.constexpr, MODE: tl.constexpr,
               STATIC: tl.constexpr):  # fmt: skip
     """Ends a kernel of one row a program: multiplies by pre_scale, rounds float32 `value` to out's type, stores its scale."""
@@ -32,7 +40,8 @@ def store_row(value, column, inside, width, pre_scale, input_scale, out, out_sca
 
 @triton.jit
 def quantize_kernel(x, pre_scale, input_scale, out, out_scale, width, PRE: tl.constexpr, MODE: tl.constexpr,
-                    STATIC: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+                    STATIC: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr = False):  # fmt: skip
+    after_previous(PDL)
     column = tl.arange(0, BLOCK)
     inside = column < width
     value = tl.load(x + tl.program_id(0).to(tl.int64) * width + column, mask=inside, other=0.0).to(tl.float32)

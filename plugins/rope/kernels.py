@@ -3,16 +3,19 @@
 import triton
 import triton.language as tl
 
+from ingot.plugins.quantize.kernels import after_previous
+
 
 @triton.jit
 def rope_kernel(
     qkv, positions, slots, cos_sin, q_norm, k_norm, q_out, cache, k_scale, v_scale, eps, value_offset, num_heads, num_kv_heads,
-    QK_NORM: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, PAGE: tl.constexpr, HEADS: tl.constexpr,
+    QK_NORM: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, PAGE: tl.constexpr, HEADS: tl.constexpr, PDL: tl.constexpr = False,
 ):  # fmt: skip
     """One program: HEADS of the H + 2K heads of one token. cos_sin (positions, D): cosines, then sines, float32.
 
     cache: [2][pages][K][PAGE][D]; a token whose slot is negative is padding and writes nothing there.
     """
+    after_previous(PDL)
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     j = tl.arange(0, HALF)
@@ -29,7 +32,7 @@ def rope_kernel(
         weight = tl.where(is_query[:, None], q_norm + j[None, :], k_norm + j[None, :])
         rotated_low = low * inverse * tl.load(weight, mask=inside, other=0.0).to(tl.float32)
         rotated_high = high * inverse * tl.load(weight + D // 2, mask=inside, other=0.0).to(tl.float32)
-    table = cos_sin + tl.load(positions + token).to(tl.int64) * D + j
+    table = cos_sin + tl.maximum(tl.load(positions + token), 0).to(tl.int64) * D + j  # padding may stand at -1
     cos = tl.load(table, mask=j < D // 2, other=0.0)[None, :]
     sin = tl.load(table + D // 2, mask=j < D // 2, other=0.0)[None, :]
     first = tl.where(is_value[:, None], low, rotated_low * cos - rotated_high * sin)

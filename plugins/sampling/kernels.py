@@ -3,10 +3,13 @@
 import triton
 import triton.language as tl
 
+from ingot.plugins.quantize.kernels import after_previous
+
 
 @triton.jit
-def argmax_part_kernel(logits, best, where, width, parts, SHARE: tl.constexpr, BLOCK: tl.constexpr):
+def argmax_part_kernel(logits, best, where, width, parts, SHARE: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr = False):
     """Grid (R, parts): the best of SHARE columns of one row. best, where: (R, parts)."""
+    after_previous(PDL)
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     lane = tl.arange(0, BLOCK)
     top = tl.full([BLOCK], float("-inf"), tl.float32)
@@ -22,8 +25,9 @@ def argmax_part_kernel(logits, best, where, width, parts, SHARE: tl.constexpr, B
 
 
 @triton.jit
-def argmax_join_kernel(best, where, rows, tokens, last_tokens, parts, PARTS: tl.constexpr, FEED: tl.constexpr):
+def argmax_join_kernel(best, where, rows, tokens, last_tokens, parts, PARTS: tl.constexpr, FEED: tl.constexpr, PDL: tl.constexpr = False):
     """Grid (R,): the best of a row's parts -> tokens[r], and last_tokens[rows[r]] where the row is real (>= 0)."""
+    after_previous(PDL)
     r = tl.program_id(0)
     lane = tl.arange(0, PARTS)
     top = tl.load(best + r * parts + lane, mask=lane < parts, other=float("-inf"))

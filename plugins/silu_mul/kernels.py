@@ -3,12 +3,13 @@
 import triton
 import triton.language as tl
 
-from ingot.plugins.quantize.kernels import store_row
+from ingot.plugins.quantize.kernels import after_previous, store_row
 
 
 @triton.jit
-def silu_mul_kernel(gate_up, out, width, BLOCK: tl.constexpr):
+def silu_mul_kernel(gate_up, out, width, BLOCK: tl.constexpr, PDL: tl.constexpr = False):
     """gate_up (T, 2 * width) -> out (T, width), any float type. Grid (T, columns / BLOCK)."""
+    after_previous(PDL)
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < width
@@ -19,8 +20,9 @@ def silu_mul_kernel(gate_up, out, width, BLOCK: tl.constexpr):
 
 @triton.jit
 def silu_mul_quantize_kernel(gate_up, pre_scale, input_scale, out, out_scale, width, PRE: tl.constexpr, MODE: tl.constexpr,
-                             STATIC: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+                             STATIC: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr = False):  # fmt: skip
     """The same into e4m3 or int8: one program a row, since a row shares one scale."""
+    after_previous(PDL)
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < width

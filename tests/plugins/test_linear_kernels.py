@@ -54,8 +54,8 @@ def test_tiled(device: torch.device, dtype: torch.dtype, scheme: Scheme, rows: i
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("scheme", [Scheme.NONE, Scheme.FP8, Scheme.INT8])
-@pytest.mark.parametrize("choice", [Skinny(rows=1, warps=8), Skinny(rows=2, warps=4)])
+@pytest.mark.parametrize("scheme", [Scheme.NONE, Scheme.FP8, Scheme.INT8, Scheme.INT4])
+@pytest.mark.parametrize("choice", [Skinny(rows=1, warps=8), Skinny(rows=2, warps=8, x_ahead=False)])
 @pytest.mark.parametrize(("rows", "n", "k", "bias"), [(1, 4096, 4096, False), (5, 1000, 1152, True), (16, 512, 14336, False), (33, 100, 640, True)])
 def test_skinny(scheme: Scheme, choice: Skinny, rows: int, n: int, k: int, bias: bool) -> None:
     check(scheme, rows, n, k, choice, torch.bfloat16, torch.device("cuda"), bias)
