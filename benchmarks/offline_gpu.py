@@ -9,11 +9,15 @@ weights once a step at the measured copy bandwidth, whichever is longer, plus ev
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import platform
 import sys
 import time
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +30,7 @@ from ingot.plugins.random_weights import random_weights
 from ingot.runtime.executor import Executor
 from ingot.runtime.messages import TokenRequest
 from ingot.runtime.params import SamplingParams
-from ingot.runtime.programs.cuda import CudaProgram
+from ingot.runtime.programs.cuda import CudaProgram, CudaTicket
 
 DEFAULT = "128/16x32,128/256x1,128/256x16,128/512x1024,1024/256x768,2048/128x384"
 
@@ -45,8 +49,9 @@ def limit_seconds(config: ModelConfig, program: CudaProgram, isl: int, osl: int,
     return prefill + decode + kv
 
 
-def run(program: CudaProgram, limits: Limits, isl: int, osl: int, n: int, vocab: int) -> tuple[float, int, int]:
+def run(program: CudaProgram, limits: Limits, isl: int, osl: int, n: int, vocab: int) -> tuple[float, int, dict[str, float]]:
     executor = Executor(program, limits, [], max_waiting=100_000)
+    spent = watched(executor)
     rng = np.random.default_rng(0)
     params = SamplingParams(temperature=0.0, max_tokens=osl, ignore_eos=True)
     requests = [TokenRequest(request_id=str(i), token_ids=rng.integers(10, vocab - 10, isl).tolist(), params=params) for i in range(n)]
@@ -60,7 +65,32 @@ def run(program: CudaProgram, limits: Limits, isl: int, osl: int, n: int, vocab:
         steps += 1
     torch.cuda.synchronize()
     assert produced == n * osl, (produced, n * osl)
-    return time.perf_counter() - start, produced, steps
+    seconds = time.perf_counter() - start
+    return seconds, produced, {"steps": steps} | {name: round(value, 3) for name, value in spent.items()}
+
+
+def watched(executor: Executor) -> dict[str, float]:
+    """Seconds the host spends in each part of a step, filled as the executor runs."""
+    spent: dict[str, float] = defaultdict(float)
+
+    def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any) -> Any:
+            begin = time.perf_counter()
+            result = call(*args)
+            spent[name] += time.perf_counter() - begin
+            return result
+
+        return wrapper
+
+    scheduler, program = executor._scheduler, executor._program
+    scheduler.schedule = timed("schedule", scheduler.schedule)  # type: ignore[method-assign]
+    scheduler.settle = timed("settle", scheduler.settle)  # type: ignore[method-assign]
+    program.launch = timed("launch", type(program).launch.__get__(program))  # type: ignore[method-assign]
+    CudaTicket.result = timed("wait", RESULT)  # type: ignore[method-assign]
+    return spent
+
+
+RESULT = CudaTicket.result
 
 
 def main() -> None:
@@ -71,6 +101,7 @@ def main() -> None:
     parser.add_argument("--workloads", default=DEFAULT)
     parser.add_argument("--max-num-seqs", type=int, default=1024)
     parser.add_argument("--max-num-batched-tokens", type=int, default=8192)
+    parser.add_argument("--freeze", action="store_true", help="keep the garbage collector off what exists at the start")
     parser.add_argument("--run", default=time.strftime("%Y-%m-%dT%H:%M:%S"))
     args = parser.parse_args()
     config = ModelConfig.from_hf(json.loads(args.config.read_text()))
@@ -85,6 +116,9 @@ def main() -> None:
     program = CudaProgram(config, weights, limits, dtype=torch.bfloat16, kv_dtype=kv)
     ready = time.perf_counter()
     print(json.dumps({"ceilings": ceilings, "weights_s": round(loaded - begin, 1), "program_s": round(ready - loaded, 1), "memory": str(program.memory)}))
+    if args.freeze:
+        gc.collect()
+        gc.freeze()
     mode = {"none": "bf16"}.get(args.quant, args.quant) + ("kv" if args.kv == "fp8" else "")
     versions = {"torch": torch.__version__, "python": platform.python_version(), "gpu": torch.cuda.get_device_name()}
     for index, workload in enumerate(args.workloads.split(",")):
@@ -94,7 +128,7 @@ def main() -> None:
         limit = n * osl / limit_seconds(config, program, isl, osl, n, Scheme(args.quant), ceilings)
         line = {"run": args.run, "engine": "ingot", "mode": mode, "isl": isl, "osl": osl, "requests": n, "seconds": round(seconds, 3),
                 "output_tok_s": round(produced / seconds, 1), "limit_tok_s": round(limit, 1), "share": round(produced / seconds / limit, 3),
-                "steps": steps, "versions": versions, "command": "python " + " ".join(sys.argv)}  # fmt: skip
+                "host_s": steps, "versions": versions, "command": "python " + " ".join(sys.argv)}  # fmt: skip
         if index:
             print(json.dumps(line), flush=True)
     program.close()

@@ -52,7 +52,7 @@ struct Line { Words w[2][ROWS][2], x[2][COLS]; };
 
 extern "C" __global__ void __launch_bounds__(WARPS * 32)
 skinny(void* __restrict__ out, const u8* __restrict__ x, const u8* __restrict__ w, const float* __restrict__ x_scale,
-       const float* __restrict__ w_scale, const u16* __restrict__ bias, int m_rows, int n_rows, int k_bytes) {
+       const float* __restrict__ w_scale, const u16* __restrict__ bias, int m_rows, int n_rows, int k_bytes, int prefetch_bytes) {
     __shared__ acc_t total[WARPS][ROWS * 16][COLS * 8 + 1];
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, c = lane & 3;
     const int n0 = blockIdx.x * ROWS * 16;
@@ -103,6 +103,9 @@ skinny(void* __restrict__ out, const u8* __restrict__ x, const u8* __restrict__ 
     int at = warp * 128;
     if (at < k_bytes) load_w(a, at);
 #if __CUDA_ARCH__ >= 900
+    // While the previous kernel, often a small one, leaves the memory idle: the beginnings of this block's rows into the L2.
+    if (threadIdx.x < ROWS * 16 && n0 + threadIdx.x < n_rows && prefetch_bytes > 0)
+        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(w + (i64)(n0 + threadIdx.x) * k_bytes), "r"(min(k_bytes, prefetch_bytes)));
     asm volatile("griddepcontrol.wait;" ::: "memory");  // x is the previous kernel's; the weights above are not
     asm volatile("griddepcontrol.launch_dependents;");
 #endif

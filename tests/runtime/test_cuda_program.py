@@ -48,13 +48,16 @@ def serve(
 
 
 def assert_nearly_best(config: ModelConfig, weights: dict[str, Weight[Tensor]], prompt: list[int], text: list[int], kv: torch.dtype) -> None:
-    """Teacher-forced: the reference puts each token within a rounding's reach of its best."""
-    logits = Scorer(config, weights, dtype=torch.float32, kv_dtype=kv if kv.itemsize == 1 else torch.float32).logits(prompt + text)
-    told = logits[len(prompt) - 1 : -1]
-    chosen = told.gather(1, torch.tensor(text, device=told.device).unsqueeze(1)).squeeze(1)
-    gap = (told.max(-1).values - chosen) / told.std(-1)
-    assert gap.max().item() < 0.25, gap
-    assert (gap == 0).float().mean().item() > 0.8, gap
+    """Teacher-forced: each token's true logit is as near the best as logits of twice plain PyTorch's error allow."""
+    told = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        scorer = Scorer(config, weights, dtype=dtype, kv_dtype=kv if kv.itemsize == 1 else dtype)
+        told[dtype] = scorer.logits(prompt + text)[len(prompt) - 1 : -1]
+    truth, plain = told[torch.float32], told[torch.bfloat16]
+    chosen = truth.gather(1, torch.tensor(text, device=truth.device).unsqueeze(1)).squeeze(1)
+    gap, error = truth.max(-1).values - chosen, (plain - truth).abs().max()
+    assert gap.max() <= 4 * error, (gap, error)
+    assert error < truth.std(), "the check has no teeth"
 
 
 def make_prompts() -> list[list[int]]:
