@@ -52,9 +52,7 @@ class StepPlan:
     step: int
     slices: list[Slice]
     arrivals: list[Arrival] = field(default_factory=list)
-    departures: list[int] = field(
-        default_factory=list
-    )  # rows given back since the last plan; processed before arrivals
+    departures: list[int] = field(default_factory=list)  # rows given back since the last plan; they go first
 
     @property
     def num_tokens(self) -> int:

@@ -18,31 +18,29 @@ class Status(Enum):
 
 
 class Sequence:
-    """`num_computed` chases `num_tokens`: reading a prompt, decoding and recomputing are all the same chase.
+    """`num_computed` chases the number of tokens: reading a prompt, decoding and recomputing are all the same chase.
 
-    A step counts as computed once it is launched, and as settled once its tokens are known. So
-    num_settled <= num_computed <= num_tokens, and len(tokens) < num_tokens while a sampled token is on its way.
+    A token counts as computed once a step with it is launched, and as settled once that step's result is known. When
+    num_computed >= len(tokens), the newest token is sampled but on its way.
     """
 
     __slots__ = (
         "cache_salt",
         "cached_tokens",
+        "clear_until",
         "covered",
         "followers",
         "has_run",
-        "in_flight",
         "index",
         "max_len",
-        "next_full",
         "num_computed",
+        "num_full",
         "num_kept",
         "num_prompt",
-        "num_settled",
-        "num_tokens",
         "order",
         "pages",
-        "plain",
         "prompt_logprobs",
+        "quiet_until",
         "request",
         "request_id",
         "row",
@@ -75,12 +73,9 @@ class Sequence:
         self.status = Status.WAITING
         self.tokens = request.token_ids.copy()
         self.num_prompt = len(self.tokens)
-        self.num_tokens = self.num_prompt
-        self.in_flight = 0  # launched steps that are not settled
         self.followers: list[Sequence] = []  # wait until this one has read the prompt that they share
         self.has_run = False  # has had a row before
         self.cached_tokens = 0  # of the prompt, found in the prefix tree when it first ran
-        self.plain = request.params.logprobs is None and request.params.prompt_logprobs is None
         self.prompt_logprobs: list[TokenLogprobs | None] = [None]  # of the prompt tokens read so far
         self.leave_row()
 
@@ -89,10 +84,11 @@ class Sequence:
         self.row = NO_ROW
         self.pages: list[int] = []
         self.covered = 0  # positions whose pages the row's table has
-        self.num_kept = 0  # leading pages that are in the prefix tree
-        self.next_full = 0  # number of settled tokens at which the next page is full
+        self.clear_until = 0  # positions below need neither a new page nor a look at max_len
+        self.quiet_until = 0  # tokens settled below fill no page, reach no limit and carry no log-probabilities
         self.num_computed = 0
-        self.num_settled = 0
+        self.num_full = 0  # leading pages whose tokens are all settled
+        self.num_kept = 0  # leading pages that are in the prefix tree
 
     @property
     def params(self) -> SamplingParams:

@@ -1,0 +1,80 @@
+"""The command `ingot`: a table of subcommands, each imported when it is the one that runs.
+
+Knows their names and how an error is shown; refuses to know what they do.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import click
+
+from ingot import __version__
+from ingot.errors import DependencyError, IngotError
+
+
+class Entry(NamedTuple):
+    place: str  # module:attribute
+    help: str  # its line in `ingot --help`
+    extra: str  # the pip extra that brings what it imports
+
+
+COMMANDS = {
+    "build": Entry("ingot.builder.commands:build", "Build an engine from a checkpoint.", "build"),
+    "inspect": Entry("ingot.builder.commands:inspect", "Show what an engine is.", "build"),
+    "verify": Entry("ingot.builder.commands:verify", "Check an engine's files and its quality again.", "build"),
+    "doctor": Entry("ingot.builder.doctor:doctor", "Say what this machine can build and serve.", "build"),
+    "serve": Entry("ingot.client.commands:serve", "Serve an engine over the OpenAI API.", "serve"),
+    "ask": Entry("ingot.client.commands:ask", "Ask a running server.", "demo"),
+}
+
+
+class LazyGroup(click.Group):
+    """Lists every command of the table; imports one only when it is invoked."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].place.partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] == "ingot":
+                raise
+            extra = COMMANDS[str(ctx.invoked_subcommand)].extra
+            raise DependencyError(
+                f"ingot {ctx.invoked_subcommand} needs the package {error.name}, which is not installed.",
+                mend=f"Install it: pip install 'ingot[{extra}]'.",
+            ) from error
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="ingot")
+def cli() -> None:
+    """A Hugging Face checkpoint in, a compiled and checked engine out, served at the speed of the machine."""
+
+
+def main() -> None:
+    """Runs the command line. Exit code 1 for a failure, 2 for a mistake in what was asked."""
+    try:
+        cli(prog_name="ingot")
+    except IngotError as error:
+        click.echo(f"Error: {error.message}\n{error.mend}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

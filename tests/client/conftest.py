@@ -1,0 +1,38 @@
+"""One fake backend behind one real server for a whole module of tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import openai
+import pytest
+from tests.client.fake_backend import FakeBackend
+from tests.client.served import served
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[FakeBackend, str]]:
+    backend = FakeBackend()
+    with served(backend) as url:
+        yield backend, url
+
+
+@pytest.fixture(scope="module")
+def http(server: tuple[FakeBackend, str]) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server[1], verify=False) as http:
+        yield http
+
+
+@pytest.fixture
+def backend(server: tuple[FakeBackend, str]) -> Iterator[FakeBackend]:
+    backend = server[0]
+    yield backend
+    backend.error, backend.delay, backend.fail_after = None, 0.0, 0
+    backend.seen.clear()
+
+
+@pytest.fixture(scope="module")
+def client(server: tuple[FakeBackend, str]) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=server[1] + "/v1", api_key="none", max_retries=0) as client:
+        yield client
