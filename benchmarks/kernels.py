@@ -14,7 +14,7 @@ import torch
 from gpu_timing import copy_bandwidth, gemm_rate, seconds
 
 from ingot.network.weights import Scheme, Weight
-from ingot.plugins.attention.launch import DecodeChoice, Paged, Tiles, Workspace, decode, plan_tiles, prefill
+from ingot.plugins.attention.launch import DecodeChoice, Paged, PrefillChoice, Tiles, Workspace, decode, plan_tiles, prefill
 from ingot.plugins.linear.launch import Choice, Library, Skinny, Tiled, run_linear
 from ingot.plugins.quantize.launch import Quantized, quantize_rows
 from ingot.plugins.random_weights import random_linear
@@ -113,10 +113,12 @@ def prompt(ceilings: dict[str, float]) -> Iterator[dict[str, object]]:
             starts = torch.arange(0, seqs * count + 1, count, dtype=torch.int32, device=GPU)
             columns = zip(*plan_tiles([count] * seqs, 128 // (HEADS // KV_HEADS)), strict=True)
             at = Tiles(**dict(zip(("seqs", "starts"), (torch.tensor(c, dtype=torch.int32, device=GPU) for c in columns), strict=True)))
-            took = seconds([lambda q=q, paged=paged, starts=starts, at=at, out=out: prefill(q, paged, starts, at, out)], inner=2)
             flop = 4 * seqs * HEADS * DIM * (count * length - count * (count - 1) / 2)
-            yield {"kernel": "prefill", "kv": str(dtype)[6:], "seqs": seqs, "count": count, "length": length,
-                   "us": round(took * 1e6, 1), "tflop_s": round(flop / took / 1e12, 1), "share": round(flop / took / ceilings["bf16"], 3)}  # fmt: skip
+            for choice in (PrefillChoice(keys=k, warps=w, stages=s) for k, w, s in ((64, 8, 2), (64, 8, 3), (128, 8, 2), (64, 4, 3), (32, 8, 3))):
+                call = lambda q=q, paged=paged, starts=starts, at=at, out=out, choice=choice: prefill(q, paged, starts, at, out, choice)  # noqa: E731
+                took = seconds([call], inner=2)
+                yield {"kernel": "prefill", "kv": str(dtype)[6:], "seqs": seqs, "count": count, "length": length, "us": round(took * 1e6, 1),
+                       "tflop_s": round(flop / took / 1e12, 1), "share": round(flop / took / ceilings["bf16"], 3), **asdict(choice)}  # fmt: skip
 
 
 def rows(ceilings: dict[str, float]) -> Iterator[dict[str, object]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ def decode_batch(config: ModelConfig, seqs: int, length: int, kv: torch.dtype) -
 def kind_of(kernel: str) -> str:
     if "paged_decode" in kernel or "decode_kernel" in kernel or "combine_kernel" in kernel:
         return "attention"
+    if os.environ.get("BY_NAME"):
+        return kernel[:60]
     for ours in ("norm_kernel", "silu", "rope", "quantize", "argmax", "elementwise", "index", "fill", "copy", "Memset", "Memcpy"):
         if ours in kernel:
             return ours.removesuffix("_kernel")
@@ -74,7 +77,7 @@ def main() -> None:
     parser.add_argument("shapes")
     parser.add_argument("--quant", default="none", choices=[scheme.value for scheme in Scheme])
     parser.add_argument("--kv", default="auto", choices=["auto", "fp8"])
-    parser.add_argument("--prefetch", type=int, default=4096, help="bytes of each weight row the skinny GEMM asks of the L2 early")
+    parser.add_argument("--prefetch", type=int, default=0, help="bytes of each weight row the skinny GEMM asks of the L2 early")
     args = parser.parse_args()
     Skinny.__init__.__kwdefaults__["prefetch"] = args.prefetch
     config = ModelConfig.from_hf(json.loads(args.config.read_text()))

@@ -50,7 +50,8 @@ def random_linear(n: int, k: int, scheme: Scheme, dtype: torch.dtype, device: to
             data = (torch.randn(n, k, dtype=dtype, device=device) * 32).clamp(-127, 127).to(torch.int8)
             scale = torch.full((n,), deviation / 32, device=device)
         case Scheme.INT4:
-            data = torch.randint(0, 256, (n, k // 2), dtype=torch.uint8, device=device)
+            low, high = (torch.randint(-7, 8, (n, k // 2), dtype=torch.int8, device=device).view(torch.uint8) for _ in range(2))
+            data = (low & 15) | (high << 4)
             scale = torch.full((n, k // INT4_GROUP), deviation / 4, device=device)
         case Scheme.NVFP4:
             data = torch.randint(0, 256, (n, k // 2), dtype=torch.uint8, device=device)

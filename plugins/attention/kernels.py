@@ -42,7 +42,7 @@ def attend(q, cache, value_offset, table, token, inside, visible, top, total, ac
     return best, total * decay + tl.sum(p, 1), acc
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "lengths", "splits"])
 def decode_kernel(
     q, cache, page_table, rows, lengths, out, partial, score_scale, v_scale, value_offset, max_pages, num_kv_heads, splits,
     WINDOW: tl.constexpr, HAS_ROWS: tl.constexpr, G: tl.constexpr, GP: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, PAGE: tl.constexpr, TILE: tl.constexpr, PDL: tl.constexpr = False,
@@ -87,7 +87,7 @@ def decode_kernel(
         tl.store(base + D + 1, total, mask=g < G)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["lengths", "splits"])
 def combine_kernel(partial, lengths, out, v_scale, num_kv_heads, splits, G: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
                    SP: tl.constexpr, PDL: tl.constexpr = False):  # fmt: skip
     """Grid (K * G, S): joins the splits of one query head by their maxima and sums (Flash-Decoding)."""
@@ -106,7 +106,7 @@ def combine_kernel(partial, lengths, out, v_scale, num_kv_heads, splits, G: tl.c
     tl.store(out + (seq * num_kv_heads * G + tl.program_id(0)) * D + d, result.to(out.dtype.element_ty), mask=d < D)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "query_starts", "lengths", "tile_seqs", "tile_starts"])
 def prefill_kernel(
     q, cache, page_table, rows, query_starts, lengths, tile_seqs, tile_starts, out, score_scale, v_scale, value_offset, max_pages,
     num_kv_heads,

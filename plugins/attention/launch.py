@@ -116,6 +116,19 @@ class Tiles:
     starts: Tensor  # (tiles,) int32, within the sequence's slice
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillChoice:
+    """A prefill program's keys at a time, warps and pipeline stages."""
+
+    keys: int
+    warps: int
+    stages: int
+
+
+def choose_prefill(dim: int) -> PrefillChoice:
+    return PrefillChoice(keys=64 if dim <= 128 else 32, warps=8 if dim >= 128 else 4, stages=2)
+
+
 def prefill_rows(group: int, dim: int) -> int:
     """Query rows (token x head of the group) of one prefill tile."""
     return 128 if dim <= 128 and group <= 64 else 64
@@ -127,14 +140,14 @@ def plan_tiles(counts: list[int], tokens_per_tile: int) -> list[tuple[int, int]]
     return sorted(tiles, key=lambda tile: -tile[1])
 
 
-def prefill(q: Tensor, paged: Paged, query_starts: Tensor, tiles: Tiles, out: Tensor) -> None:
+def prefill(q: Tensor, paged: Paged, query_starts: Tensor, tiles: Tiles, out: Tensor, choice: PrefillChoice | None = None) -> None:
     """q, out (T, H, D), ragged by query_starts (S + 1,); causal over the whole context, prefix included."""
     _, num_heads, dim = q.shape
     num_kv_heads, page = paged.cache.shape[2:4]
-    group = num_heads // num_kv_heads
+    group, choice = num_heads // num_kv_heads, choice or choose_prefill(dim)
     kernels.prefill_kernel[(tiles.seqs.shape[0], num_kv_heads)](
         q, paged.cache, paged.page_table, paged.lengths if paged.rows is None else paged.rows, query_starts, paged.lengths, tiles.seqs,
         tiles.starts, out, paged.score_scale, paged.kv_scales[1], paged.cache.stride(0), paged.page_table.stride(0), num_kv_heads,
         WINDOW=paged.window, HAS_ROWS=paged.rows is not None, G=group, D=dim, DP=triton.next_power_of_2(dim), PAGE=page,
-        BM=prefill_rows(group, dim), BN=64 if dim <= 128 else 32, num_warps=8 if dim >= 128 else 4, num_stages=2, PDL=overlap(), launch_pdl=overlap(),
+        BM=prefill_rows(group, dim), BN=choice.keys, num_warps=choice.warps, num_stages=choice.stages, PDL=overlap(), launch_pdl=overlap(),
     )  # fmt: skip

@@ -1,4 +1,7 @@
-"""GEMMs that cuBLASLt lacks or does badly: int8 with both scales applied, int4 weights against float rows. Triton only."""
+"""GEMMs that cuBLASLt lacks or does badly: int8 with both scales applied, int4 weights against float rows. Triton only.
+
+Arguments that change from step to step are not specialized on: nothing is compiled once an engine serves.
+"""
 
 import triton
 import triton.language as tl
@@ -17,7 +20,7 @@ def tile_of(m_rows, n_rows, BM: tl.constexpr, BN: tl.constexpr, GROUP: tl.conste
     return band * GROUP + inside % height, inside // height
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["m_rows"])
 def scaled_gemm_kernel(
     x, w, x_scale, w_scale, bias, out, m_rows, n_rows, k,
     SCALED: tl.constexpr, BIAS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr, PDL: tl.constexpr = False,
@@ -45,7 +48,7 @@ def scaled_gemm_kernel(
     tl.store(place, value.to(out.dtype.element_ty), mask=(m < m_rows)[:, None] & (n < n_rows)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["m_rows"])
 def int4_gemm_kernel(
     x, w, w_scale, bias, out, m_rows, n_rows, k,
     BIAS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, GROUP_K: tl.constexpr, GROUP: tl.constexpr, PDL: tl.constexpr = False,

@@ -38,7 +38,7 @@ class Skinny:
     rows: int = 1
     warps: int = 8
     x_ahead: bool = True
-    prefetch: int = 4096  # bytes of each weight row asked of the L2 while the previous kernel still runs; a multiple of 16
+    prefetch: int = 0  # bytes of each weight row asked of the L2 while the previous kernel still runs; a multiple of 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,18 +79,18 @@ def guess(scheme: Scheme, n: int, k: int, bucket: int) -> Choice:
         bm = min(max(bucket, 16), 64)
         return Tiled(bm=bm, bn=64 if bucket <= 64 else 128, bk=INT4_GROUP, warps=4, stages=4)
     if bucket <= 16 and skinny_fits(scheme, k):
-        return guess_skinny(scheme, n, bucket)
+        return guess_skinny(scheme, n, k, bucket)
     if scheme is Scheme.INT8:
         return Tiled(bm=min(max(bucket, 16), 128), bn=128, bk=128, warps=8 if bucket > 64 else 4)
     return Library()
 
 
-def guess_skinny(scheme: Scheme, n: int, bucket: int) -> Choice:
+def guess_skinny(scheme: Scheme, n: int, k: int, bucket: int) -> Choice:
     """Measured on an H200 at Llama-3.1-8B's shapes."""
     if scheme is Scheme.NONE and n >= 16_384 and bucket > 1:
         return Library()
     if bucket <= 8:
-        return Skinny(warps=16 if scheme is not Scheme.FP8 else 8)
+        return Skinny(warps=16 if scheme is not Scheme.FP8 or k > 8192 else 8)
     return Skinny(warps=4 if scheme is Scheme.FP8 and n > 4096 else 8)
 
 

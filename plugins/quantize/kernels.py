@@ -31,7 +31,7 @@ def store_row(value, column, inside, width, pre_scale, input_scale, out, out_sca
         else:
             amax = tl.max(tl.abs(value), 0)
             scale = tl.where(amax > 0, tl.maximum(tl.div_rn(amax, limit), 1.1754944e-38), 1.0)
-        value = tl.minimum(tl.maximum(tl.div_rn(value, scale), lowest), limit)
+        value = tl.minimum(tl.maximum(value * (1.0 / scale), lowest), limit)
         if MODE == INT8:
             value = (value + 12582912.0) - 12582912.0  # to the nearest even integer: float32 has no bits left for more
         tl.store(out + row * width + column, value.to(out.dtype.element_ty), mask=inside)

@@ -58,5 +58,5 @@ def quantize_rows(x: Tensor, weight: Weight[Tensor]) -> Tensor | Quantized:
 
 
 def warps_for(block: int) -> int:
-    """Warps of a program that holds one row of `block` values in registers: 8 to 32 values a thread."""
-    return min(max(block // 512, 1), 16)
+    """Warps of a program that holds one row of `block` values in registers: 16 values a thread, at most 32 warps."""
+    return min(max(block // 512, 1), 32)

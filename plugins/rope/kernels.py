@@ -1,4 +1,7 @@
-"""Split qkv, q/k norm where the model has it, rotate (arXiv:2104.09864), write k and v to the paged cache. Triton only."""
+"""Split qkv, q/k norm where the model has it, rotate (arXiv:2104.09864), write k and v to the paged cache. Triton only.
+
+Arguments that change from step to step are not specialized on: nothing is compiled once an engine serves.
+"""
 
 import triton
 import triton.language as tl
@@ -6,7 +9,7 @@ import triton.language as tl
 from ingot.plugins.quantize.kernels import after_previous
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["positions", "slots"])
 def rope_kernel(
     qkv, positions, slots, cos_sin, q_norm, k_norm, q_out, cache, k_scale, v_scale, eps, value_offset, num_heads, num_kv_heads,
     QK_NORM: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, PAGE: tl.constexpr, HEADS: tl.constexpr, PDL: tl.constexpr = False,

@@ -1,4 +1,7 @@
-"""Greedy sampling: the index of each row's greatest logit, the lowest one on ties as torch.argmax on a CPU. Triton only."""
+"""Greedy sampling: the index of each row's greatest logit, the lowest one on ties as torch.argmax on a CPU. Triton only.
+
+Arguments that change from step to step are not specialized on: nothing is compiled once an engine serves.
+"""
 
 import triton
 import triton.language as tl
@@ -6,7 +9,7 @@ import triton.language as tl
 from ingot.plugins.quantize.kernels import after_previous
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["parts"])
 def argmax_part_kernel(logits, best, where, width, parts, SHARE: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr = False):
     """Grid (R, parts): the best of SHARE columns of one row. best, where: (R, parts)."""
     after_previous(PDL)
@@ -24,7 +27,7 @@ def argmax_part_kernel(logits, best, where, width, parts, SHARE: tl.constexpr, B
     tl.store(where + row * parts + part, tl.min(tl.where(top == greatest, index, 2147483647), 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "tokens", "last_tokens", "parts"])
 def argmax_join_kernel(best, where, rows, tokens, last_tokens, parts, PARTS: tl.constexpr, FEED: tl.constexpr, PDL: tl.constexpr = False):
     """Grid (R,): the best of a row's parts -> tokens[r], and last_tokens[rows[r]] where the row is real (>= 0)."""
     after_previous(PDL)

@@ -1,4 +1,7 @@
-"""Turns a step's plain integers into what the decoder asks for, on the GPU. Triton only."""
+"""Turns a step's plain integers into what the decoder asks for, on the GPU. Triton only.
+
+Arguments that change from step to step are not specialized on: nothing is compiled once an engine serves.
+"""
 
 import triton
 import triton.language as tl
@@ -6,7 +9,7 @@ import triton.language as tl
 from ingot.plugins.quantize.kernels import after_previous
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["deltas", "count"])
 def write_pages_kernel(deltas, page_table, count, max_pages, BLOCK: tl.constexpr, PDL: tl.constexpr = False):
     """deltas (3, count): row, index, page -> page_table[row, index] = page."""
     after_previous(PDL)
@@ -17,7 +20,7 @@ def write_pages_kernel(deltas, page_table, count, max_pages, BLOCK: tl.constexpr
     tl.store(page_table + row.to(tl.int64) * max_pages + index, tl.load(deltas + 2 * count + i, mask=real, other=0), mask=real)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["inputs", "token_ids", "slots", "lengths", "count"])
 def prepare_kernel(
     inputs, page_table, last_tokens, token_ids, slots, lengths, count, max_pages, PAGE: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr = False
 ):
