@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import platform
 import sys
 import time
@@ -26,6 +27,7 @@ from gpu_timing import copy_bandwidth, gemm_rate
 from ingot.manifest import Limits
 from ingot.network.config import ModelConfig
 from ingot.network.weights import LINEARS, Scheme, linear_shape
+from ingot.plugins.linear.tune import tune, write_choices
 from ingot.plugins.random_weights import random_weights
 from ingot.runtime.executor import Executor
 from ingot.runtime.messages import TokenRequest
@@ -113,9 +115,12 @@ def main() -> None:
     torch.cuda.synchronize()
     loaded = time.perf_counter()
     kv = torch.float8_e4m3fn if args.kv == "fp8" else torch.bfloat16
-    program = CudaProgram(config, weights, limits, dtype=torch.bfloat16, kv_dtype=kv)
+    choices = tune(weights, (1, 2, 4, 8, 16, 32, 64, 128, 256), torch.bfloat16)
+    tuned = time.perf_counter()
+    write_choices(choices, Path(os.environ.get("OUT", ".")) / f"choices-{args.quant}.json")
+    program = CudaProgram(config, weights, limits, dtype=torch.bfloat16, kv_dtype=kv, choices=choices)
     ready = time.perf_counter()
-    print(json.dumps({"ceilings": ceilings, "weights_s": round(loaded - begin, 1), "program_s": round(ready - loaded, 1), "memory": str(program.memory)}))
+    print(json.dumps({"ceilings": ceilings, "weights_s": round(loaded - begin, 1), "tune_s": round(tuned - loaded, 1), "program_s": round(ready - tuned, 1), "memory": str(program.memory)}))
     if args.freeze:
         gc.collect()
         gc.freeze()

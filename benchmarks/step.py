@@ -21,7 +21,6 @@ from ingot.network.ops import Ops
 from ingot.network.weights import Scheme
 from ingot.plugins.attention.launch import choose_decode
 from ingot.plugins.cuda_ops import CudaBatch, CudaOps
-from ingot.plugins.linear.launch import Skinny
 from ingot.plugins.random_weights import random_weights
 from ingot.plugins.sampling.launch import greedy
 
@@ -77,9 +76,7 @@ def main() -> None:
     parser.add_argument("shapes")
     parser.add_argument("--quant", default="none", choices=[scheme.value for scheme in Scheme])
     parser.add_argument("--kv", default="auto", choices=["auto", "fp8"])
-    parser.add_argument("--prefetch", type=int, default=0, help="bytes of each weight row the skinny GEMM asks of the L2 early")
     args = parser.parse_args()
-    Skinny.__init__.__kwdefaults__["prefetch"] = args.prefetch
     config = ModelConfig.from_hf(json.loads(args.config.read_text()))
     kv = torch.float8_e4m3fn if args.kv == "fp8" else torch.bfloat16
     weights = random_weights(config, Scheme(args.quant), torch.bfloat16, GPU)
@@ -101,7 +98,7 @@ def main() -> None:
 
             took = seconds([step], repeats=9)
             parts = breakdown(step)
-            line = {"bench": "step", "quant": args.quant, "kv": args.kv, "prefetch": args.prefetch, "seqs": seqs, "length": length, "ms": round(took * 1e3, 4),
+            line = {"bench": "step", "quant": args.quant, "kv": args.kv, "seqs": seqs, "length": length, "ms": round(took * 1e3, 4),
                     "tok_s": round(seqs / took), "parts_ms": parts, "gaps_ms": round(took * 1e3 - sum(parts.values()), 4)}  # fmt: skip
             print(json.dumps(line), flush=True)
             ops.caches = []

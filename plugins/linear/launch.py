@@ -18,7 +18,7 @@ from torch.nn import functional
 from ingot.network.weights import INT4_GROUP, Scheme, Weight
 from ingot.plugins.cubin import kernel
 from ingot.plugins.linear import kernels
-from ingot.plugins.overlap import overlap
+from ingot.plugins.overlap import overlap, overlap_level
 from ingot.plugins.quantize.launch import Quantized
 
 SOURCE = Path(__file__).with_name("skinny.cu")
@@ -33,12 +33,13 @@ class Library:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skinny:
-    """skinny.cu and skinny_int4.cu: `rows` 16-row weight tiles a warp, `warps` share out K; for at most 64 rows of x."""
+    """skinny.cu and skinny_int4.cu, for at most 64 rows of x: `rows` 16-row weight tiles a warp, `warps` a block, of which
+    `tiles` side by side (not for int4) and warps / tiles share out K."""
 
     rows: int = 1
     warps: int = 8
     x_ahead: bool = True
-    prefetch: int = 0  # bytes of each weight row asked of the L2 while the previous kernel still runs; a multiple of 16
+    tiles: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,11 +129,12 @@ def skinny(x: Tensor, scales: Tensor | None, weight: Weight[Tensor], choice: Ski
     out = torch.empty(num_rows, n, dtype=out_dtype, device=x.device)
     cols = next(size for size in (1, 2, 4, 8) if num_rows <= 8 * size)
     defines = {"KIND": KINDS[x.dtype], "ROWS": choice.rows, "COLS": cols, "WARPS": choice.warps, "X_AHEAD": int(choice.x_ahead),
+               "TILES": choice.tiles,
                "OUT_F32": int(out_dtype == torch.float32)}  # fmt: skip
     kernel(SOURCE, "skinny", defines).launch(
-        (triton.cdiv(n, 16 * choice.rows), 1, 1), 32 * choice.warps,
+        (triton.cdiv(n, 16 * choice.rows * choice.tiles), 1, 1), 32 * choice.warps,
         [out, x, weight.data, scales, weight.weight_scale, weight.bias, ctypes.c_int(num_rows), ctypes.c_int(n),
-         ctypes.c_int(k * x.element_size()), ctypes.c_int(choice.prefetch)],
+         ctypes.c_int(k * x.element_size())],
     )  # fmt: skip
     return out
 
@@ -156,12 +158,12 @@ def tiled(x: Tensor, scales: Tensor | None, weight: Weight[Tensor], choice: Tile
     if weight.scheme is Scheme.INT4:
         kernels.int4_gemm_kernel[grid](
             x, weight.data, weight.weight_scale, bias, out, num_rows, n, x.shape[1], BIAS=weight.bias is not None, BM=choice.bm,
-            BN=choice.bn, GROUP_K=INT4_GROUP, GROUP=choice.group, num_warps=choice.warps, num_stages=choice.stages, PDL=overlap(), launch_pdl=overlap(),
+            BN=choice.bn, GROUP_K=INT4_GROUP, GROUP=choice.group, num_warps=choice.warps, num_stages=choice.stages, PDL=overlap_level(num_rows), launch_pdl=overlap(),
         )  # fmt: skip
         return out
     kernels.scaled_gemm_kernel[grid](
         x, weight.data, scales, weight.weight_scale, bias, out, num_rows, n, x.shape[1], SCALED=scales is not None,
         BIAS=weight.bias is not None, BM=choice.bm, BN=choice.bn, BK=choice.bk, GROUP=choice.group, num_warps=choice.warps,
-        num_stages=choice.stages, PDL=overlap(), launch_pdl=overlap(),
+        num_stages=choice.stages, PDL=overlap_level(num_rows), launch_pdl=overlap(),
     )  # fmt: skip
     return out

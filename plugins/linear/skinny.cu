@@ -2,10 +2,11 @@
 //
 // The contraction index of an mma may be permuted freely, so each lane loads 16 contiguous bytes of a weight row and of
 // an x row and calls them whatever fragment they fill: no shared memory until the warps of a block, which share out K,
-// add up. Weight rows are the mma's M side, x rows its N side of 8.
+// add up. Weight rows are the mma's M side, x rows its N side of 8. Warps of a block that take the same slice of K for other
+// weight rows (TILES) find x in the L1: beyond 8 rows, x from the L2 would cost as much as the weights from memory.
 //
 // Defined at compile time: KIND (0 bf16, 1 e4m3, 2 int8), ROWS (16-row tiles a warp takes), COLS (8-column tiles: 8 * COLS >= M),
-// WARPS, OUT_F32, X_AHEAD (1: x is fetched a line ahead like the weights, 0: when used, for fewer registers). K * element size must be a multiple of 128 bytes. Dynamic shared memory: none.
+// WARPS (of them TILES side by side, WARPS / TILES sharing K), OUT_F32, X_AHEAD (1: x is fetched a line ahead like the weights, 0: when used, for fewer registers). K * element size must be a multiple of 128 bytes. Dynamic shared memory: none.
 
 typedef unsigned int u32;
 typedef unsigned short u16;
@@ -52,10 +53,12 @@ struct Line { Words w[2][ROWS][2], x[2][COLS]; };
 
 extern "C" __global__ void __launch_bounds__(WARPS * 32)
 skinny(void* __restrict__ out, const u8* __restrict__ x, const u8* __restrict__ w, const float* __restrict__ x_scale,
-       const float* __restrict__ w_scale, const u16* __restrict__ bias, int m_rows, int n_rows, int k_bytes, int prefetch_bytes) {
+       const float* __restrict__ w_scale, const u16* __restrict__ bias, int m_rows, int n_rows, int k_bytes) {
     __shared__ acc_t total[WARPS][ROWS * 16][COLS * 8 + 1];
+    const int SPLITS = WARPS / TILES;
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, c = lane & 3;
-    const int n0 = blockIdx.x * ROWS * 16;
+    const int tile = warp % TILES, slice = warp / TILES;
+    const int n0 = (blockIdx.x * TILES + tile) * ROWS * 16;
     const u8* wp[ROWS][2];
     const u8* xp[COLS];
 #pragma unroll
@@ -98,14 +101,11 @@ skinny(void* __restrict__ out, const u8* __restrict__ x, const u8* __restrict__ 
                             line.w[h][r][1].w[2 * j + 1], line.x[h][t].w[2 * j], line.x[h][t].w[2 * j + 1]);
     };
 
-    const int step = WARPS * 128;
+    const int step = SPLITS * 128;
     Line a, b;
-    int at = warp * 128;
+    int at = slice * 128;
     if (at < k_bytes) load_w(a, at);
 #if __CUDA_ARCH__ >= 900
-    // While the previous kernel, often a small one, leaves the memory idle: the beginnings of this block's rows into the L2.
-    if (threadIdx.x < ROWS * 16 && n0 + threadIdx.x < n_rows && prefetch_bytes > 0)
-        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(w + (i64)(n0 + threadIdx.x) * k_bytes), "r"(min(k_bytes, prefetch_bytes)));
     asm volatile("griddepcontrol.wait;" ::: "memory");  // x is the previous kernel's; the weights above are not
     asm volatile("griddepcontrol.launch_dependents;");
 #endif
@@ -131,12 +131,13 @@ skinny(void* __restrict__ out, const u8* __restrict__ x, const u8* __restrict__ 
 #pragma unroll
             for (int i = 0; i < 4; ++i) total[warp][r * 16 + (i >> 1) * 8 + g][t * 8 + 2 * c + (i & 1)] = acc[r][t][i];
     __syncthreads();
-    for (int i = threadIdx.x; i < ROWS * 16 * COLS * 8; i += WARPS * 32) {
-        const int row = i % (ROWS * 16), m = i / (ROWS * 16), n = n0 + row;
+    for (int i = threadIdx.x; i < TILES * ROWS * 16 * COLS * 8; i += WARPS * 32) {
+        const int at_row = i % (TILES * ROWS * 16), m = i / (TILES * ROWS * 16);
+        const int from = at_row / (ROWS * 16), row = at_row % (ROWS * 16), n = blockIdx.x * TILES * ROWS * 16 + at_row;
         if (m >= m_rows || n >= n_rows) continue;
         acc_t sum = 0;
 #pragma unroll
-        for (int v = 0; v < WARPS; ++v) sum += total[v][row][m];
+        for (int v = 0; v < SPLITS; ++v) sum += total[v * TILES + from][row][m];
         float value = (float)sum;
         if (KIND != 0) value *= x_scale[m] * w_scale[n];
         if (bias) value += __uint_as_float((u32)bias[n] << 16);

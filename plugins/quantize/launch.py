@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ingot.network.weights import Scheme, Weight
 from ingot.plugins.quantize import kernels
-from ingot.plugins.overlap import overlap
+from ingot.plugins.overlap import overlap, overlap_level
 
 ROUNDED = {Scheme.FP8: torch.float8_e4m3fn, Scheme.INT8: torch.int8}
 MODES = {Scheme.FP8: 1, Scheme.INT8: 2}
@@ -53,7 +53,7 @@ def quantize_rows(x: Tensor, weight: Weight[Tensor]) -> Tensor | Quantized:
     """(T, K) float -> what `weight`'s GEMM reads."""
     end = ending(weight, *x.shape, x)
     grid, block = (x.shape[0],), triton.next_power_of_2(x.shape[1])
-    kernels.quantize_kernel[grid](x, width=x.shape[1], BLOCK=block, num_warps=warps_for(block), PDL=overlap(), launch_pdl=overlap(), **end.args)
+    kernels.quantize_kernel[grid](x, width=x.shape[1], BLOCK=block, num_warps=warps_for(block), PDL=overlap_level(x.shape[0]), launch_pdl=overlap(), **end.args)
     return end.result
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from ingot.network.weights import Weight
 from ingot.plugins.quantize.launch import Quantized, ending, warps_for
 from ingot.plugins.rms_norm import kernels
-from ingot.plugins.overlap import overlap
+from ingot.plugins.overlap import overlap, overlap_level
 
 
 def rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, reader: Weight[Tensor] | None) -> Tensor | Quantized:
@@ -17,6 +17,6 @@ def rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, rea
     end, block = ending(reader, num_rows, width, x), triton.next_power_of_2(width)
     kernels.add_rms_norm_kernel[(num_rows,)](
         x, x if residual is None else residual, weight, eps=eps, width=width, ADD=residual is not None, BLOCK=block,
-        num_warps=warps_for(block), PDL=overlap(), launch_pdl=overlap(), **end.args,
+        num_warps=warps_for(block), PDL=overlap_level(num_rows), launch_pdl=overlap(), **end.args,
     )  # fmt: skip
     return end.result
