@@ -53,5 +53,5 @@ def gemm_rate(dtype: torch.dtype) -> float:
         return 2 * m * n * k / seconds([lambda: x @ w.T], inner=4)
     a, b = x.to(dtype), w.to(dtype)
     scale_a, scale_b = torch.ones(m, 1, device="cuda"), torch.ones(1, n, device="cuda")
-    call = lambda: torch._scaled_mm(a, b.T, scale_a, scale_b, out_dtype=torch.bfloat16, use_fast_accum=True)  # noqa: E731
+    call = lambda: torch._scaled_mm(a, b.T, scale_a, scale_b, out_dtype=torch.bfloat16, use_fast_accum=True)
     return 2 * m * n * k / seconds([call], inner=4)

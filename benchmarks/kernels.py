@@ -14,7 +14,8 @@ import torch
 from gpu_timing import copy_bandwidth, gemm_rate, seconds
 
 from ingot.network.weights import Scheme, Weight
-from ingot.plugins.attention.launch import DecodeChoice, Paged, PrefillChoice, Tiles, Workspace, decode, plan_tiles, prefill
+from ingot.plugins.attention.launch import DecodeChoice, Paged, PrefillChoice, Tiles, Workspace, decode, prefill
+from ingot.plugins.attention.tiles import plan_tiles
 from ingot.plugins.linear.launch import Choice, Library, Skinny, Tiled, run_linear
 from ingot.plugins.quantize.launch import Quantized, quantize_rows
 from ingot.plugins.random_weights import random_linear
@@ -32,7 +33,9 @@ def paged_context(seqs: int, length: int, dtype: torch.dtype) -> Paged:
     per_seq = -(-length // PAGE)
     cache = torch.randn(2, seqs * per_seq, KV_HEADS, PAGE, DIM, device=GPU, dtype=torch.bfloat16).to(dtype)
     table = torch.randperm(seqs * per_seq, device=GPU).int().view(seqs, per_seq)
-    return Paged(cache=cache, page_table=table, rows=None, lengths=torch.full((seqs,), length, dtype=torch.int32, device=GPU))
+    return Paged(
+        cache=cache, page_table=table, rows=None, lengths=torch.full((seqs,), length, dtype=torch.int32, device=GPU)
+    )
 
 
 def attention(ceilings: dict[str, float]) -> Iterator[dict[str, object]]:
@@ -43,7 +46,7 @@ def attention(ceilings: dict[str, float]) -> Iterator[dict[str, object]]:
             out, work = torch.empty_like(q), Workspace.allocate(seqs, HEADS, DIM, GPU)
             moved = 2 * seqs * length * KV_HEADS * DIM * dtype.itemsize
             for choice in decode_choices(seqs, length):
-                call = lambda q=q, paged=paged, out=out, work=work, choice=choice: decode(q, paged, out, work, choice)  # noqa: E731
+                call = lambda q=q, paged=paged, out=out, work=work, choice=choice: decode(q, paged, out, work, choice)
                 rate = moved / seconds([call], inner=4)
                 yield {"kernel": "decode", "kv": str(dtype)[6:], "seqs": seqs, "length": length, "tb_s": round(rate / 1e12, 3),
                        "share": round(rate / ceilings["copy"], 3), "us": round(moved / rate * 1e6, 1), **asdict(choice)}  # fmt: skip
@@ -68,7 +71,9 @@ def gemm(ceilings: dict[str, float]) -> Iterator[dict[str, object]]:
             del weights
 
 
-def gemm_rows(scheme: Scheme, name: str, rows: int, weights: list[Weight[torch.Tensor]], ceilings: dict[str, float]) -> Iterator[dict[str, object]]:
+def gemm_rows(
+    scheme: Scheme, name: str, rows: int, weights: list[Weight[torch.Tensor]], ceilings: dict[str, float]
+) -> Iterator[dict[str, object]]:
     n, k = SHAPES[name]
     x: torch.Tensor | Quantized = torch.randn(rows, k, device=GPU, dtype=torch.bfloat16)
     if scheme in (Scheme.FP8, Scheme.INT8):
@@ -79,10 +84,19 @@ def gemm_rows(scheme: Scheme, name: str, rows: int, weights: list[Weight[torch.T
     floor = max(n * k * bits / 8 / ceilings["copy"], 2 * rows * n * k / peak)
     for choice in gemm_choices(scheme, rows):
         try:
-            calls = [lambda w=w, x=x, choice=choice: run_linear(x, w, choice, out_dtype=torch.bfloat16) for w in weights]
+            calls = [
+                lambda w=w, x=x, choice=choice: run_linear(x, w, choice, out_dtype=torch.bfloat16) for w in weights
+            ]
             took = seconds(calls, repeats=5, inner=2)
         except Exception as broken:  # noqa: BLE001 - a tile that does not fit the chip is a result too
-            yield {"kernel": "gemm", "scheme": scheme.value, "name": name, "rows": rows, "choice": repr(choice), "failed": str(broken)[:80]}
+            yield {
+                "kernel": "gemm",
+                "scheme": scheme.value,
+                "name": name,
+                "rows": rows,
+                "choice": repr(choice),
+                "failed": str(broken)[:80],
+            }
             continue
         yield {"kernel": "gemm", "scheme": scheme.value, "name": name, "rows": rows, "us": round(took * 1e6, 2),
                "share": round(floor / took, 3), "choice": repr(choice)}  # fmt: skip
@@ -91,11 +105,19 @@ def gemm_rows(scheme: Scheme, name: str, rows: int, weights: list[Weight[torch.T
 def gemm_choices(scheme: Scheme, rows: int) -> list[Choice]:
     choices: list[Choice] = [] if scheme in (Scheme.INT8, Scheme.INT4) else [Library()]
     if scheme is Scheme.INT4:
-        return [Skinny(rows=r, warps=w) for r, w in ((1, 4), (1, 8), (2, 4), (2, 8), (4, 4))] if rows <= 64 else [Tiled(bm=64, bn=64, bk=128)]
+        return (
+            [Skinny(rows=r, warps=w) for r, w in ((1, 4), (1, 8), (2, 4), (2, 8), (4, 4))]
+            if rows <= 64
+            else [Tiled(bm=64, bn=64, bk=128)]
+        )
     if rows <= 16:
         choices += [Skinny(rows=r, warps=w, x_ahead=x) for r, w, x in SKINNY]
     elif rows <= 64:
-        choices += [Skinny(rows=1, warps=8, x_ahead=False), Skinny(rows=2, warps=8, x_ahead=False), Skinny(rows=2, warps=4)]
+        choices += [
+            Skinny(rows=1, warps=8, x_ahead=False),
+            Skinny(rows=2, warps=8, x_ahead=False),
+            Skinny(rows=2, warps=4),
+        ]
     if scheme is Scheme.INT8 or (scheme is Scheme.FP8 and rows in (64, 128, 256)):
         choices += [Tiled(bm=64, bn=64, bk=128, warps=4, stages=5), Tiled(bm=128, bn=128, bk=128, warps=8)]
     return choices
@@ -112,36 +134,61 @@ def prompt(ceilings: dict[str, float]) -> Iterator[dict[str, object]]:
             out = torch.empty_like(q)
             starts = torch.arange(0, seqs * count + 1, count, dtype=torch.int32, device=GPU)
             columns = zip(*plan_tiles([count] * seqs, 128 // (HEADS // KV_HEADS)), strict=True)
-            at = Tiles(**dict(zip(("seqs", "starts"), (torch.tensor(c, dtype=torch.int32, device=GPU) for c in columns), strict=True)))
+            at = Tiles(
+                **dict(
+                    zip(
+                        ("seqs", "starts"),
+                        (torch.tensor(c, dtype=torch.int32, device=GPU) for c in columns),
+                        strict=True,
+                    )
+                )
+            )
             flop = 4 * seqs * HEADS * DIM * (count * length - count * (count - 1) / 2)
-            for choice in (PrefillChoice(keys=k, warps=w, stages=s) for k, w, s in ((64, 8, 2), (64, 8, 3), (128, 8, 2), (64, 4, 3), (32, 8, 3))):
-                call = lambda q=q, paged=paged, starts=starts, at=at, out=out, choice=choice: prefill(q, paged, starts, at, out, choice)  # noqa: E731
+            for choice in (
+                PrefillChoice(keys=k, warps=w, stages=s)
+                for k, w, s in ((64, 8, 2), (64, 8, 3), (128, 8, 2), (64, 4, 3), (32, 8, 3))
+            ):
+                call = lambda q=q, paged=paged, starts=starts, at=at, out=out, choice=choice: prefill(
+                    q, paged, starts, at, out, choice
+                )
                 took = seconds([call], inner=2)
                 yield {"kernel": "prefill", "kv": str(dtype)[6:], "seqs": seqs, "count": count, "length": length, "us": round(took * 1e6, 1),
                        "tflop_s": round(flop / took / 1e12, 1), "share": round(flop / took / ceilings["bf16"], 3), **asdict(choice)}  # fmt: skip
 
 
 def rows(ceilings: dict[str, float]) -> Iterator[dict[str, object]]:
+    for count in (1, 16, 256, 1024, 8192):
+        for name, (call, moved) in row_calls(count).items():
+            took = seconds([call], inner=8)
+            yield {
+                "kernel": name,
+                "rows": count,
+                "us": round(took * 1e6, 2),
+                "share": round(moved / took / ceilings["copy"], 3),
+            }
+
+
+def row_calls(count: int) -> dict[str, tuple[Callable[[], object], int]]:
+    """Name -> (call, bytes it must move)."""
     weight, cache = torch.ones(4096, device=GPU, dtype=torch.bfloat16), paged_context(8, 1024, torch.bfloat16).cache
     table = rope_table(tuple(1e4 ** (-i / 64) for i in range(64)), 8192, GPU)
-    readers = {"bf16": None, "fp8": Weight(scheme=Scheme.FP8, data=weight)}
-    for count in (1, 16, 256, 1024, 8192):
-        x, qkv, gate_up = (torch.randn(count, n, device=GPU, dtype=torch.bfloat16) for n in (4096, 6144, 28672))
-        residual, positions = x.clone(), torch.arange(count, device=GPU, dtype=torch.int32) % 8192
-        calls: dict[str, tuple[Callable[[], object], int]] = {}
-        for kind, reader in readers.items():
-            out = 1 if reader else 2
-            calls[f"add_norm_{kind}"] = lambda reader=reader: rms_norm(x, residual, weight, 1e-5, reader), count * 4096 * (6 + out)
-            calls[f"silu_mul_{kind}"] = lambda reader=reader: silu_mul(gate_up, reader), count * 14336 * (4 + out)
-        calls["quantize"] = lambda: quantize_rows(x, readers["fp8"]), count * 4096 * 3
-        calls["rope"] = lambda: rope_and_write(qkv, positions, positions, table, cache, num_heads=32, norms=None, eps=0.0, kv_scales=(1.0, 1.0)), count * 6144 * 4
-        if count <= 1024:
-            logits, tokens = torch.randn(count, 128256, device=GPU), torch.empty(count, dtype=torch.int32, device=GPU)
-            calls["greedy"] = lambda: greedy(logits, tokens), count * 128256 * 4
-            calls["torch.argmax"] = lambda: logits.argmax(-1), count * 128256 * 4
-        for name, (call, moved) in calls.items():
-            took = seconds([call], inner=8)
-            yield {"kernel": name, "rows": count, "us": round(took * 1e6, 2), "share": round(moved / took / ceilings["copy"], 3)}
+    fp8 = Weight(scheme=Scheme.FP8, data=weight)
+    x, qkv, gate_up = (torch.randn(count, n, device=GPU, dtype=torch.bfloat16) for n in (4096, 6144, 28672))
+    residual, positions = x.clone(), torch.arange(count, device=GPU, dtype=torch.int32) % 8192
+    norms = {"num_heads": HEADS, "norms": None, "eps": 0.0, "kv_scales": (1.0, 1.0)}
+    calls: dict[str, tuple[Callable[[], object], int]] = {
+        "add_norm_bf16": (lambda: rms_norm(x, residual, weight, 1e-5, None), count * 4096 * 8),
+        "add_norm_fp8": (lambda: rms_norm(x, residual, weight, 1e-5, fp8), count * 4096 * 7),
+        "silu_mul_bf16": (lambda: silu_mul(gate_up, None), count * 14336 * 6),
+        "silu_mul_fp8": (lambda: silu_mul(gate_up, fp8), count * 14336 * 5),
+        "quantize": (lambda: quantize_rows(x, fp8), count * 4096 * 3),
+        "rope": (lambda: rope_and_write(qkv, positions, positions, table, cache, **norms), count * 6144 * 4),
+    }
+    if count <= 1024:
+        logits, tokens = torch.randn(count, 128256, device=GPU), torch.empty(count, dtype=torch.int32, device=GPU)
+        calls["greedy"] = (lambda: greedy(logits, tokens), count * 128256 * 4)
+        calls["torch.argmax"] = (lambda: logits.argmax(-1), count * 128256 * 4)
+    return calls
 
 
 SECTIONS = {"attention": attention, "prefill": prompt, "rows": rows, "gemm": gemm}

@@ -32,12 +32,15 @@ from ingot.plugins.random_weights import random_weights
 from ingot.runtime.executor import Executor
 from ingot.runtime.messages import TokenRequest
 from ingot.runtime.params import SamplingParams
-from ingot.runtime.programs.cuda import CudaProgram, CudaTicket
+from ingot.runtime.programs.cuda import CudaProgram
+from ingot.runtime.programs.cuda_tables import CudaTicket
 
 DEFAULT = "128/16x32,128/256x1,128/256x16,128/512x1024,1024/256x768,2048/128x384"
 
 
-def limit_seconds(config: ModelConfig, program: CudaProgram, isl: int, osl: int, n: int, scheme: Scheme, ceilings: dict[str, float]) -> float:
+def limit_seconds(
+    config: ModelConfig, program: CudaProgram, isl: int, osl: int, n: int, scheme: Scheme, ceilings: dict[str, float]
+) -> float:
     linear = config.num_layers * sum(a * b for a, b in (linear_shape(config, kind) for kind in LINEARS))
     head = config.vocab_size * config.hidden_size
     eight_bit = scheme in (Scheme.FP8, Scheme.INT8)
@@ -51,12 +54,17 @@ def limit_seconds(config: ModelConfig, program: CudaProgram, isl: int, osl: int,
     return prefill + decode + kv
 
 
-def run(program: CudaProgram, limits: Limits, isl: int, osl: int, n: int, vocab: int) -> tuple[float, int, dict[str, float]]:
+def run(
+    program: CudaProgram, limits: Limits, isl: int, osl: int, n: int, vocab: int
+) -> tuple[float, int, dict[str, float]]:
     executor = Executor(program, limits, [], max_waiting=100_000)
     spent = watched(executor)
     rng = np.random.default_rng(0)
     params = SamplingParams(temperature=0.0, max_tokens=osl, ignore_eos=True)
-    requests = [TokenRequest(request_id=str(i), token_ids=rng.integers(10, vocab - 10, isl).tolist(), params=params) for i in range(n)]
+    requests = [
+        TokenRequest(request_id=str(i), token_ids=rng.integers(10, vocab - 10, isl).tolist(), params=params)
+        for i in range(n)
+    ]
     torch.cuda.synchronize()
     start, produced, steps = time.perf_counter(), 0, 0
     for request in requests:
@@ -109,7 +117,12 @@ def main() -> None:
     config = ModelConfig.from_hf(json.loads(args.config.read_text()))
     ceilings = {"copy": copy_bandwidth(), "bf16": gemm_rate(torch.bfloat16), "fp8": gemm_rate(torch.float8_e4m3fn)}
     torch.cuda.empty_cache()
-    limits = Limits(max_model_len=8192, max_num_seqs=args.max_num_seqs, max_num_batched_tokens=args.max_num_batched_tokens, page_size=32)
+    limits = Limits(
+        max_model_len=8192,
+        max_num_seqs=args.max_num_seqs,
+        max_num_batched_tokens=args.max_num_batched_tokens,
+        page_size=32,
+    )
     begin = time.perf_counter()
     weights = random_weights(config, Scheme(args.quant), torch.bfloat16, torch.device("cuda"))
     torch.cuda.synchronize()
@@ -120,7 +133,17 @@ def main() -> None:
     write_choices(choices, Path(os.environ.get("OUT", ".")) / f"choices-{args.quant}.json")
     program = CudaProgram(config, weights, limits, dtype=torch.bfloat16, kv_dtype=kv, choices=choices)
     ready = time.perf_counter()
-    print(json.dumps({"ceilings": ceilings, "weights_s": round(loaded - begin, 1), "tune_s": round(tuned - loaded, 1), "program_s": round(ready - tuned, 1), "memory": str(program.memory)}))
+    print(
+        json.dumps(
+            {
+                "ceilings": ceilings,
+                "weights_s": round(loaded - begin, 1),
+                "tune_s": round(tuned - loaded, 1),
+                "program_s": round(ready - tuned, 1),
+                "memory": str(program.memory),
+            }
+        )
+    )
     if args.freeze:
         gc.collect()
         gc.freeze()

@@ -46,7 +46,19 @@ def kind_of(kernel: str) -> str:
         return "attention"
     if os.environ.get("BY_NAME"):
         return kernel[:60]
-    for ours in ("norm_kernel", "silu", "rope", "quantize", "argmax", "elementwise", "index", "fill", "copy", "Memset", "Memcpy"):
+    for ours in (
+        "norm_kernel",
+        "silu",
+        "rope",
+        "quantize",
+        "argmax",
+        "elementwise",
+        "index",
+        "fill",
+        "copy",
+        "Memset",
+        "Memcpy",
+    ):
         if ours in kernel:
             return ours.removesuffix("_kernel")
     return "gemm"
@@ -88,7 +100,9 @@ def main() -> None:
             batch = decode_batch(config, seqs, length, kv)
             num_pages = seqs * -(-length // PAGE)
             ops.caches = [
-                torch.randn(2, num_pages, config.num_kv_heads, PAGE, config.head_dim, device=GPU, dtype=torch.bfloat16).to(kv)
+                torch.randn(
+                    2, num_pages, config.num_kv_heads, PAGE, config.head_dim, device=GPU, dtype=torch.bfloat16
+                ).to(kv)
                 for _ in range(config.num_layers)
             ]
             tokens = torch.empty(seqs, dtype=torch.int32, device=GPU)

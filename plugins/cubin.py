@@ -59,7 +59,11 @@ class CudaKernel:
     def launch(self, grid: tuple[int, int, int], threads: int, args: list[Argument]) -> None:
         """Tensors pass as pointers, None as a null pointer. The kernel waits for its predecessor itself: see overlap.py."""
         values = [
-            ctypes.c_void_p(arg.data_ptr()) if isinstance(arg, torch.Tensor) else ctypes.c_void_p() if arg is None else arg
+            ctypes.c_void_p(arg.data_ptr())
+            if isinstance(arg, torch.Tensor)
+            else ctypes.c_void_p()
+            if arg is None
+            else arg
             for arg in args
         ]
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
@@ -113,7 +117,9 @@ def cubin_of(source: Path, defines: Mapping[str, int], arch: str) -> bytes:
     path = cache_folder() / f"{source.stem}-{arch}-{digest}.cubin"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        cubin = with_nvcc(source, options, arch) if shutil.which("nvcc") else with_nvrtc(text, source.name, options, arch)
+        cubin = (
+            with_nvcc(source, options, arch) if shutil.which("nvcc") else with_nvrtc(text, source.name, options, arch)
+        )
         partial = path.with_suffix(f".{os.getpid()}")
         partial.write_bytes(cubin)
         partial.replace(path)
@@ -128,7 +134,16 @@ def with_nvcc(source: Path, options: list[str], arch: str) -> bytes:
     virtual = arch.replace("sm_", "compute_")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "kernel.cubin"
-        command = ["nvcc", "-cubin", "-std=c++17", f"-gencode=arch={virtual},code={arch}", *options, str(source), "-o", str(out)]
+        command = [
+            "nvcc",
+            "-cubin",
+            "-std=c++17",
+            f"-gencode=arch={virtual},code={arch}",
+            *options,
+            str(source),
+            "-o",
+            str(out),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"nvcc could not compile {source.name}:\n{done.stderr}")
@@ -156,7 +171,11 @@ def with_nvrtc(text: bytes, name: str, options: list[str], arch: str) -> bytes:
 
 def load_nvrtc() -> ctypes.CDLL:
     site = sysconfig.get_paths()["purelib"]
-    names = ["libnvrtc.so.13", "libnvrtc.so.12", *sorted(glob.glob(f"{site}/nvidia/*/lib/libnvrtc.so.1?"), reverse=True)]
+    names = [
+        "libnvrtc.so.13",
+        "libnvrtc.so.12",
+        *sorted(glob.glob(f"{site}/nvidia/*/lib/libnvrtc.so.1?"), reverse=True),
+    ]
     for name in names:
         with contextlib.suppress(OSError):
             return ctypes.CDLL(name)

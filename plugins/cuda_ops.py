@@ -26,10 +26,9 @@ from ingot.plugins.attention.launch import (
     Workspace,
     choose_decode,
     decode,
-    plan_tiles,
     prefill,
-    prefill_rows,
 )
+from ingot.plugins.attention.tiles import plan_tiles, prefill_rows
 from ingot.plugins.linear.launch import Choices, run_linear
 from ingot.plugins.linear.reference import dequantize
 from ingot.plugins.quantize.launch import MODES, Quantized, quantize_rows
@@ -67,7 +66,9 @@ class CudaOps:
         self.choices = choices or Choices(tuned={})
         self._config, self._dtype = config, dtype
         device = weights["embed"].data.device
-        self._weights = {name: usable(weight, dtype) for name, weight in weights.items() if not name.endswith("kv_scale")}
+        self._weights = {
+            name: usable(weight, dtype) for name, weight in weights.items() if not name.endswith("kv_scale")
+        }
         if config.tie_embeddings:
             self._weights["lm_head"] = self._weights["embed"]
         self._kv_scales = [kv_scales(weights.get(f"layers.{layer}.kv_scale")) for layer in range(config.num_layers)]
@@ -154,7 +155,9 @@ def readers(config: ModelConfig, weights: Mapping[str, Weight[Tensor]]) -> dict[
     """The linear that reads each norm's output."""
     pairs = {"input_norm": "qkv", "post_norm": "gate_up"}
     return {
-        f"layers.{layer}.{norm}": weights[f"layers.{layer}.{linear}"] for layer in range(config.num_layers) for norm, linear in pairs.items()
+        f"layers.{layer}.{norm}": weights[f"layers.{layer}.{linear}"]
+        for layer in range(config.num_layers)
+        for norm, linear in pairs.items()
     }
 
 
@@ -169,7 +172,8 @@ def check_supported(config: ModelConfig) -> None:
     """Raises UnsupportedModelError for a head dim that the attention kernels do not take."""
     if config.head_dim not in (32, 64, 96, 128, 256):
         raise UnsupportedModelError(
-            f"The CUDA kernels take head dims 32, 64, 96, 128 and 256; this model has {config.head_dim}.", mend="Build with TARGET=cpu."
+            f"The CUDA kernels take head dims 32, 64, 96, 128 and 256; this model has {config.head_dim}.",
+            mend="Build with TARGET=cpu.",
         )
 
 

@@ -9,7 +9,9 @@ from ingot.network.config import ModelConfig
 from ingot.network.weights import INT4_GROUP, LINEARS, Scheme, Weight, linear_shape
 
 
-def random_weights(config: ModelConfig, scheme: Scheme, dtype: torch.dtype, device: torch.device) -> dict[str, Weight[Tensor]]:
+def random_weights(
+    config: ModelConfig, scheme: Scheme, dtype: torch.dtype, device: torch.device
+) -> dict[str, Weight[Tensor]]:
     """Canonical names to weights of a whole model; embeddings and norms stay floats. The scale keeps activations near 1."""
     weights = {
         "embed": floats(config.vocab_size, config.hidden_size, dtype, device),
@@ -20,7 +22,9 @@ def random_weights(config: ModelConfig, scheme: Scheme, dtype: torch.dtype, devi
     for layer in range(config.num_layers):
         for kind in LINEARS:
             biased = (config.qkv_bias and kind == "qkv") or (config.o_bias and kind == "o")
-            weights[f"layers.{layer}.{kind}"] = random_linear(*linear_shape(config, kind), scheme, dtype, device, bias=biased)
+            weights[f"layers.{layer}.{kind}"] = random_linear(
+                *linear_shape(config, kind), scheme, dtype, device, bias=biased
+            )
         for norm in ("input_norm", "post_norm"):
             weights[f"layers.{layer}.{norm}"] = ones(config.hidden_size, dtype, device)
         for norm in ("q_norm", "k_norm") if config.qk_norm else ():
@@ -36,7 +40,9 @@ def ones(n: int, dtype: torch.dtype, device: torch.device) -> Weight[Tensor]:
     return Weight(scheme=Scheme.NONE, data=torch.ones(n, dtype=dtype, device=device))
 
 
-def random_linear(n: int, k: int, scheme: Scheme, dtype: torch.dtype, device: torch.device, *, bias: bool = False) -> Weight[Tensor]:
+def random_linear(
+    n: int, k: int, scheme: Scheme, dtype: torch.dtype, device: torch.device, *, bias: bool = False
+) -> Weight[Tensor]:
     """Values of about N(0, 1 / k), straight in the scheme's storage."""
     extra = torch.zeros(n, dtype=dtype, device=device) if bias else None
     deviation = k**-0.5
@@ -50,7 +56,9 @@ def random_linear(n: int, k: int, scheme: Scheme, dtype: torch.dtype, device: to
             data = (torch.randn(n, k, dtype=dtype, device=device) * 32).clamp(-127, 127).to(torch.int8)
             scale = torch.full((n,), deviation / 32, device=device)
         case Scheme.INT4:
-            low, high = (torch.randint(-7, 8, (n, k // 2), dtype=torch.int8, device=device).view(torch.uint8) for _ in range(2))
+            low, high = (
+                torch.randint(-7, 8, (n, k // 2), dtype=torch.int8, device=device).view(torch.uint8) for _ in range(2)
+            )
             data = (low & 15) | (high << 4)
             scale = torch.full((n, k // INT4_GROUP), deviation / 4, device=device)
         case Scheme.NVFP4:

@@ -16,8 +16,9 @@ import triton
 from torch import Tensor
 
 from ingot.plugins.attention import kernels
-from ingot.plugins.overlap import overlap, overlap_level
+from ingot.plugins.attention.tiles import prefill_rows
 from ingot.plugins.cubin import kernel
+from ingot.plugins.overlap import overlap, overlap_level
 
 SOURCE = Path(__file__).with_name("decode.cu")
 LOG2_E = math.log2(math.e)
@@ -67,7 +68,9 @@ class DecodeChoice:
     tile: int = field(default=32, kw_only=True)  # Triton's
 
 
-def choose_decode(num_seqs: int, num_kv_heads: int, group: int, dim: int, dtype: torch.dtype, max_length: int) -> DecodeChoice:
+def choose_decode(
+    num_seqs: int, num_kv_heads: int, group: int, dim: int, dtype: torch.dtype, max_length: int
+) -> DecodeChoice:
     """Enough blocks to fill the machine, none shorter than 256 tokens of the longest context."""
     cuda = dim in (64, 128) and group <= 8 and dtype in (torch.bfloat16, torch.float8_e4m3fn)
     blocks = num_seqs * num_kv_heads
@@ -86,7 +89,14 @@ def decode(q: Tensor, paged: Paged, out: Tensor, work: Workspace, choice: Decode
     grid = (choice.splits, num_kv_heads, num_seqs)
     if choice.cuda and q.dtype == torch.bfloat16:
         fp8 = paged.cache.dtype == torch.float8_e4m3fn
-        defines = {"HEAD_DIM": dim, "GROUP": group, "PAGE": page, "KV_FP8": int(fp8), "WARPS": choice.warps, "SUB": choice.sub}
+        defines = {
+            "HEAD_DIM": dim,
+            "GROUP": group,
+            "PAGE": page,
+            "KV_FP8": int(fp8),
+            "WARPS": choice.warps,
+            "SUB": choice.sub,
+        }
         kernel(SOURCE, "paged_decode", defines).launch(
             grid, 32 * choice.warps,
             [out, q, paged.cache, paged.page_table, paged.rows, paged.lengths, work.partial, work.counters,
@@ -134,18 +144,9 @@ def choose_prefill(dim: int, kv_dtype: torch.dtype) -> PrefillChoice:
     return PrefillChoice(keys=128, warps=8, stages=2) if dim == 128 else PrefillChoice(keys=64, warps=4, stages=2)
 
 
-def prefill_rows(group: int, dim: int) -> int:
-    """Query rows (token x head of the group) of one prefill tile."""
-    return 128 if dim <= 128 and group <= 64 else 64
-
-
-def plan_tiles(counts: list[int], tokens_per_tile: int) -> list[tuple[int, int]]:
-    """(sequence, first token) of every tile, for sequences with `counts` query tokens each."""
-    tiles = [(seq, start) for seq, count in enumerate(counts) for start in range(0, count, tokens_per_tile)]
-    return sorted(tiles, key=lambda tile: -tile[1])
-
-
-def prefill(q: Tensor, paged: Paged, query_starts: Tensor, tiles: Tiles, out: Tensor, choice: PrefillChoice | None = None) -> None:
+def prefill(
+    q: Tensor, paged: Paged, query_starts: Tensor, tiles: Tiles, out: Tensor, choice: PrefillChoice | None = None
+) -> None:
     """q, out (T, H, D), ragged by query_starts (S + 1,); causal over the whole context, prefix included."""
     _, num_heads, dim = q.shape
     num_kv_heads, page = paged.cache.shape[2:4]

@@ -41,7 +41,10 @@ def scaled_gemm_kernel(
         wp += BK
     value = acc.to(tl.float32)
     if SCALED:
-        value *= tl.load(x_scale + m, mask=m < m_rows, other=0.0)[:, None] * tl.load(w_scale + n, mask=n < n_rows, other=0.0)[None, :]
+        value *= (
+            tl.load(x_scale + m, mask=m < m_rows, other=0.0)[:, None]
+            * tl.load(w_scale + n, mask=n < n_rows, other=0.0)[None, :]
+        )
     if BIAS:
         value += tl.load(bias + n, mask=n < n_rows, other=0.0).to(tl.float32)[None, :]
     place = out + m.to(tl.int64)[:, None] * n_rows + n[None, :]
@@ -65,7 +68,7 @@ def int4_gemm_kernel(
     wp = w + column[None, :] * (k // 2) + kk[:, None]
     sp = w_scale + column * (k // GROUP_K)
     acc = tl.zeros([BM, BN], tl.float32)
-    for group in range(0, k // GROUP_K):
+    for group in range(k // GROUP_K):
         packed = tl.load(wp).to(tl.int8, bitcast=True)
         even, odd = tl.load(xp), tl.load(xp + 1)
         low = ((packed << 4).to(tl.int8) >> 4).to(x.dtype.element_ty)

@@ -64,7 +64,7 @@ def seconds_of(x: Tensor | Quantized, weights: Sequence[Weight[Tensor]], choice:
     with torch.cuda.graph(graph):
         for call in calls:
             call()
-    times = []
+    times: list[float] = []
     for _ in range(REPEATS):
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         begin.record()
@@ -91,5 +91,7 @@ def read_choices(path: Path) -> Choices:
             place = tuple(line.pop(key) for key in ("scheme", "n", "k", "rows"))
             tuned[place] = KINDS[line.pop("kind")](**line)
     except (ValueError, KeyError, TypeError, AttributeError) as broken:
-        raise EngineError(f"{path} does not hold this ingot's kernel choices ({broken}).", mend="Build the engine again.") from broken
+        raise EngineError(
+            f"{path} does not hold this ingot's kernel choices ({broken}).", mend="Build the engine again."
+        ) from broken
     return Choices(tuned=tuned)

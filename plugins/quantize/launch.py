@@ -9,8 +9,8 @@ import triton
 from torch import Tensor
 
 from ingot.network.weights import Scheme, Weight
-from ingot.plugins.quantize import kernels
 from ingot.plugins.overlap import overlap, overlap_level
+from ingot.plugins.quantize import kernels
 
 ROUNDED = {Scheme.FP8: torch.float8_e4m3fn, Scheme.INT8: torch.int8}
 MODES = {Scheme.FP8: 1, Scheme.INT8: 2}
@@ -51,9 +51,17 @@ def ending(weight: Weight[Tensor] | None, num_rows: int, width: int, like: Tenso
 
 def quantize_rows(x: Tensor, weight: Weight[Tensor]) -> Tensor | Quantized:
     """(T, K) float -> what `weight`'s GEMM reads."""
-    end = ending(weight, *x.shape, x)
+    end = ending(weight, x.shape[0], x.shape[1], x)
     grid, block = (x.shape[0],), triton.next_power_of_2(x.shape[1])
-    kernels.quantize_kernel[grid](x, width=x.shape[1], BLOCK=block, num_warps=warps_for(block), PDL=overlap_level(x.shape[0]), launch_pdl=overlap(), **end.args)
+    kernels.quantize_kernel[grid](
+        x,
+        width=x.shape[1],
+        BLOCK=block,
+        num_warps=warps_for(block),
+        PDL=overlap_level(x.shape[0]),
+        launch_pdl=overlap(),
+        **end.args,
+    )
     return end.result
 
 

@@ -6,12 +6,14 @@ import triton
 from torch import Tensor
 
 from ingot.network.weights import Weight
+from ingot.plugins.overlap import overlap, overlap_level
 from ingot.plugins.quantize.launch import Quantized, ending, warps_for
 from ingot.plugins.rms_norm import kernels
-from ingot.plugins.overlap import overlap, overlap_level
 
 
-def rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, reader: Weight[Tensor] | None) -> Tensor | Quantized:
+def rms_norm(
+    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, reader: Weight[Tensor] | None
+) -> Tensor | Quantized:
     """norm(x + residual) as `reader`, the linear that comes next, wants it. Adds x to `residual` in place."""
     num_rows, width = x.shape
     end, block = ending(reader, num_rows, width, x), triton.next_power_of_2(width)

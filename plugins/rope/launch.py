@@ -6,15 +6,17 @@ import torch
 import triton
 from torch import Tensor
 
-from ingot.plugins.rope import kernels
 from ingot.plugins.overlap import overlap, overlap_level
+from ingot.plugins.rope import kernels
 
 HEADS_PER_PROGRAM = 16
 
 
 def rope_table(frequencies: tuple[float, ...], max_position: int, device: torch.device) -> Tensor:
     """(max_position, D) float32: cosines of every position's angles, then sines."""
-    angles = torch.arange(max_position, dtype=torch.float32).unsqueeze(1) * torch.tensor(frequencies, dtype=torch.float32)
+    angles = torch.arange(max_position, dtype=torch.float32).unsqueeze(1) * torch.tensor(
+        frequencies, dtype=torch.float32
+    )
     return torch.cat((angles.cos(), angles.sin()), dim=1).to(device)
 
 

@@ -10,7 +10,9 @@ from ingot.plugins.quantize.kernels import after_previous
 
 
 @triton.jit(do_not_specialize=["parts"])
-def argmax_part_kernel(logits, best, where, width, parts, SHARE: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr = 0):
+def argmax_part_kernel(
+    logits, best, where, width, parts, SHARE: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr = 0
+):
     """Grid (R, parts): the best of SHARE columns of one row. best, where: (R, parts)."""
     after_previous(PDL)
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -28,7 +30,9 @@ def argmax_part_kernel(logits, best, where, width, parts, SHARE: tl.constexpr, B
 
 
 @triton.jit(do_not_specialize=["rows", "tokens", "last_tokens", "parts"])
-def argmax_join_kernel(best, where, rows, tokens, last_tokens, parts, PARTS: tl.constexpr, FEED: tl.constexpr, PDL: tl.constexpr = 0):
+def argmax_join_kernel(
+    best, where, rows, tokens, last_tokens, parts, PARTS: tl.constexpr, FEED: tl.constexpr, PDL: tl.constexpr = 0
+):
     """Grid (R,): the best of a row's parts -> tokens[r], and last_tokens[rows[r]] where the row is real (>= 0)."""
     after_previous(PDL)
     r = tl.program_id(0)

@@ -7,9 +7,9 @@ import triton
 from torch import Tensor
 
 from ingot.network.weights import Weight
+from ingot.plugins.overlap import overlap, overlap_level
 from ingot.plugins.quantize.launch import MODES, Quantized, ending, warps_for
 from ingot.plugins.silu_mul import kernels
-from ingot.plugins.overlap import overlap, overlap_level
 
 
 def silu_mul(gate_up: Tensor, reader: Weight[Tensor] | None) -> Tensor | Quantized:
@@ -18,8 +18,18 @@ def silu_mul(gate_up: Tensor, reader: Weight[Tensor] | None) -> Tensor | Quantiz
     if reader is None or (reader.scheme not in MODES and reader.pre_scale is None):
         out = torch.empty(num_rows, width, dtype=gate_up.dtype, device=gate_up.device)
         block = min(1024, triton.next_power_of_2(width))
-        kernels.silu_mul_kernel[(num_rows, triton.cdiv(width, block))](gate_up, out, width, BLOCK=block, num_warps=4, PDL=overlap_level(num_rows), launch_pdl=overlap())
+        kernels.silu_mul_kernel[(num_rows, triton.cdiv(width, block))](
+            gate_up, out, width, BLOCK=block, num_warps=4, PDL=overlap_level(num_rows), launch_pdl=overlap()
+        )
         return out
     end, block = ending(reader, num_rows, width, gate_up), triton.next_power_of_2(width)
-    kernels.silu_mul_quantize_kernel[(num_rows,)](gate_up, width=width, BLOCK=block, num_warps=warps_for(block), PDL=overlap_level(num_rows), launch_pdl=overlap(), **end.args)
+    kernels.silu_mul_quantize_kernel[(num_rows,)](
+        gate_up,
+        width=width,
+        BLOCK=block,
+        num_warps=warps_for(block),
+        PDL=overlap_level(num_rows),
+        launch_pdl=overlap(),
+        **end.args,
+    )
     return end.result

@@ -17,12 +17,26 @@ def write_pages_kernel(deltas, page_table, count, max_pages, BLOCK: tl.constexpr
     real = i < count
     row = tl.load(deltas + i, mask=real, other=0)
     index = tl.load(deltas + count + i, mask=real, other=0)
-    tl.store(page_table + row.to(tl.int64) * max_pages + index, tl.load(deltas + 2 * count + i, mask=real, other=0), mask=real)
+    tl.store(
+        page_table + row.to(tl.int64) * max_pages + index,
+        tl.load(deltas + 2 * count + i, mask=real, other=0),
+        mask=real,
+    )
 
 
 @triton.jit(do_not_specialize=["inputs", "token_ids", "slots", "lengths", "count"])
 def prepare_kernel(
-    inputs, page_table, last_tokens, token_ids, slots, lengths, count, max_pages, PAGE: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr = 0
+    inputs,
+    page_table,
+    last_tokens,
+    token_ids,
+    slots,
+    lengths,
+    count,
+    max_pages,
+    PAGE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PDL: tl.constexpr = 0,
 ):
     """inputs (4, count): row (-1: padding), position, token (-1: the row's last), new page (-1: none) of each token.
 

@@ -27,7 +27,12 @@ class MemoryPlan:
 
     def __str__(self) -> str:
         kv = self.num_pages * self.page_bytes
-        parts = [("weights", self.weights), ("activations", self.activations), ("graphs", self.graphs), ("KV cache", kv)]
+        parts = [
+            ("weights", self.weights),
+            ("activations", self.activations),
+            ("graphs", self.graphs),
+            ("KV cache", kv),
+        ]
         figures = ", ".join(f"{name} {size / GIB:.2f}" for name, size in parts)
         return f"GPU memory in GiB: {figures} ({self.num_pages} pages) of {self.share:.0%} of {self.total / GIB:.1f}"
 
@@ -37,20 +42,30 @@ def page_bytes(config: ModelConfig, page_size: int, kv_dtype: torch.dtype) -> in
 
 
 def plan_memory(
-    *, share: float, weights: int, activations: int, graphs: int, bytes_per_page: int, least_pages: int
+    *,
+    share: float,
+    weights: int,
+    activations: int,
+    graphs: int,
+    bytes_per_page: int,
+    least_pages: int,
+    fixed_pages: int | None,
 ) -> MemoryPlan:
-    """The pool gets what `share` of the card leaves. Raises CapacityError where not even one longest sequence fits."""
+    """The pool gets what `share` of the card leaves, or `fixed_pages`. Raises CapacityError where those, or one sequence of
+    the longest length, do not fit."""
     free, total = torch.cuda.mem_get_info()
     ours = torch.cuda.memory_reserved()
     others = max(0, total - free - ours)
     left = int(total * share) - others - weights - activations - graphs
+    room = max(0, left // bytes_per_page)
     plan = MemoryPlan(
         total=total, used_by_others=others, weights=weights, activations=activations, graphs=graphs, page_bytes=bytes_per_page,
-        num_pages=max(0, left // bytes_per_page), share=share,
+        num_pages=room if fixed_pages is None else fixed_pages, share=share,
     )  # fmt: skip
-    if plan.num_pages < least_pages:
+    needed = least_pages if fixed_pages is None else fixed_pages
+    if room < needed:
         raise CapacityError(
-            f"The model does not fit: {plan}; one sequence of the longest length needs {least_pages} pages.",
+            f"The model does not fit: {plan}; there is room for {room} pages and {needed} are needed.",
             mend="Build with a smaller --max-model-len or --max-num-seqs, with --quant or --kv fp8, or for a larger GPU.",
         )
     return plan

@@ -1,13 +1,14 @@
-"""A step plan as few integer arrays for the GPU: decode steps of one token each, and mixed steps. Knows no kernels."""
+"""A step plan as few integer arrays for the GPU: decode steps of one token each, and mixed steps. Knows kernels' shapes, not kernels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ingot.network.config import ModelConfig
+from ingot.plugins.attention.tiles import plan_tiles, prefill_rows
 from ingot.runtime.plan import Slice
 
 Ints = NDArray[np.int32]
@@ -19,7 +20,9 @@ def is_decode(slices: list[Slice]) -> bool:
 
 def late_pages(slices: list[Slice], *, inline: bool) -> Ints:
     """(3, n): row, index and page of new page-table entries; with `inline`, without those a decode step carries itself."""
-    rows, indices, pages = [], [], []
+    rows: list[int] = []
+    indices: list[int] = []
+    pages: list[int] = []
     for part in slices:
         if (new := part.num_new_pages) > inline:
             end = len(part.pages)
@@ -57,10 +60,14 @@ class MixedStep:
     tile_starts: Ints
 
 
-def mixed_step(
-    slices: list[Slice], scored: list[tuple[int, int]], plan_tiles: Callable[[list[int], int], list[tuple[int, int]]], tile: int
-) -> MixedStep:
-    """`scored` are (slice, number of its first tokens) whose logits are wanted besides; `tile` as prefill tiles are cut."""
+def prompt_tile(config: ModelConfig) -> int:
+    """Tokens of a prompt that one program of the prefill kernel takes."""
+    group = config.num_heads // config.num_kv_heads
+    return prefill_rows(group, config.head_dim) // group
+
+
+def mixed_step(slices: list[Slice], scored: list[tuple[int, int]], tile: int) -> MixedStep:
+    """`scored` are (slice, number of its first tokens) whose logits are wanted besides; `tile`: see prompt_tile."""
     order = sorted(range(len(slices)), key=lambda i: len(slices[i].tokens) > 1)
     parts = [slices[i] for i in order]
     num_decodes = sum(len(part.tokens) == 1 for part in parts)
@@ -76,7 +83,9 @@ def mixed_step(
     last = [int(edges[place[i] + 1]) - 1 for i in sampling]
     more = [np.arange(edges[place[i]], edges[place[i]] + n, dtype=np.int32) for i, n in scored]
     tiles = plan_tiles([0] * num_decodes + counts[num_decodes:].tolist(), tile)
-    seqs, firsts = (np.array(column, np.int32) for column in zip(*tiles, strict=True)) if tiles else (np.zeros(0, np.int32),) * 2
+    seqs, firsts = (
+        (np.array(column, np.int32) for column in zip(*tiles, strict=True)) if tiles else (np.zeros(0, np.int32),) * 2
+    )
     return MixedStep(
         order=order, num_decodes=num_decodes, inputs=inputs, query_starts=edges, lengths=starts + counts, rows=rows, sampling=sampling,
         logit_rows=np.concatenate((np.array(last, np.int32), *more)), sampled_rows=np.array([slices[i].row for i in sampling], np.int32),
@@ -86,5 +95,22 @@ def mixed_step(
 
 def buckets(max_num_seqs: int) -> list[int]:
     """Batch sizes that get a graph: close together where a step is short, never more than a quarter of padding above 4."""
-    sizes = [1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128, *range(160, 256, 32), *range(256, 512, 64), *range(512, 4097, 128)]
+    sizes = [
+        1,
+        2,
+        4,
+        8,
+        16,
+        24,
+        32,
+        48,
+        64,
+        80,
+        96,
+        112,
+        128,
+        *range(160, 256, 32),
+        *range(256, 512, 64),
+        *range(512, 4097, 128),
+    ]
     return [size for size in sizes if size < max_num_seqs] + [max_num_seqs]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from tests.exactness import assert_as_exact_as_torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,12 +18,10 @@ from ingot.plugins.attention.launch import (
     Workspace,
     choose_decode,
     decode,
-    plan_tiles,
     prefill,
-    prefill_rows,
 )
 from ingot.plugins.attention.reference import attend, visible
-from tests.exactness import assert_as_exact_as_torch
+from ingot.plugins.attention.tiles import plan_tiles, prefill_rows
 
 
 @dataclass
@@ -35,7 +34,9 @@ class Case:
 
     def truth(self) -> Tensor:
         parts = self.q.float().split(self.counts)
-        return torch.cat([attend(q, k, v, self.paged.window) for q, k, v in zip(parts, self.keys, self.values, strict=True)])
+        return torch.cat(
+            [attend(q, k, v, self.paged.window) for q, k, v in zip(parts, self.keys, self.values, strict=True)]
+        )
 
     def plain(self) -> Tensor:
         """PyTorch's fused attention in the query's dtype."""
@@ -101,7 +102,8 @@ def run_prefill(case: Case) -> Tensor:
 
 @pytest.mark.parametrize("fp8", [False, True])
 @pytest.mark.parametrize(
-    ("heads", "dim", "splits", "window"), [((8, 2), 64, 1, 0), ((6, 2), 96, 3, 0), ((2, 2), 256, 2, 0), ((8, 1), 128, 3, 50)]
+    ("heads", "dim", "splits", "window"),
+    [((8, 2), 64, 1, 0), ((6, 2), 96, 3, 0), ((2, 2), 256, 2, 0), ((8, 1), 128, 3, 50)],
 )
 def test_triton_decode(
     device: torch.device, dtype: torch.dtype, heads: tuple[int, int], dim: int, splits: int, window: int, fp8: bool
@@ -115,9 +117,17 @@ def test_triton_decode(
 @pytest.mark.parametrize("sub", [1, 2])
 @pytest.mark.parametrize(
     ("heads", "dim", "page", "splits", "window"),
-    [((32, 8), 128, 32, 1, 0), ((32, 8), 128, 16, 7, 0), ((7, 1), 64, 32, 3, 0), ((16, 2), 128, 64, 2, 100), ((4, 4), 64, 16, 1, 33)],
+    [
+        ((32, 8), 128, 32, 1, 0),
+        ((32, 8), 128, 16, 7, 0),
+        ((7, 1), 64, 32, 3, 0),
+        ((16, 2), 128, 64, 2, 100),
+        ((4, 4), 64, 16, 1, 33),
+    ],
 )
-def test_cuda_decode(heads: tuple[int, int], dim: int, page: int, splits: int, window: int, sub: int, fp8: bool) -> None:
+def test_cuda_decode(
+    heads: tuple[int, int], dim: int, page: int, splits: int, window: int, sub: int, fp8: bool
+) -> None:
     lengths = [1, 16, 17, 100, 1025, random.randint(2, 4000)]
     case = make_case(
         torch.device("cuda"), torch.bfloat16, [1] * 6, lengths, heads=heads, dim=dim, page=page, window=window, fp8=fp8
@@ -138,7 +148,9 @@ def test_prefill_over_a_prefix(
 
 def test_tiles_cover_every_token_once() -> None:
     counts = [1, 64, 33, 200]
-    tokens = sorted((seq, start + i) for seq, start in plan_tiles(counts, 32) for i in range(32) if start + i < counts[seq])
+    tokens = sorted(
+        (seq, start + i) for seq, start in plan_tiles(counts, 32) for i in range(32) if start + i < counts[seq]
+    )
     assert tokens == [(seq, token) for seq, count in enumerate(counts) for token in range(count)]
 
 

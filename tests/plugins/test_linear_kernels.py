@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.exactness import assert_as_exact_as_torch
 from torch import Tensor
 
 from ingot.network.weights import Scheme, Weight
@@ -13,10 +14,11 @@ from ingot.plugins.linear.launch import Choice, Choices, Library, Skinny, Tiled,
 from ingot.plugins.linear.reference import dequantize
 from ingot.plugins.quantize.launch import Quantized, quantize_rows
 from ingot.plugins.quantize.reference import quantize_fp8, quantize_int4, quantize_int8, row_scale
-from tests.exactness import assert_as_exact_as_torch
 
 
-def make_weight(scheme: Scheme, n: int, k: int, dtype: torch.dtype, device: torch.device, *, bias: bool) -> Weight[Tensor]:
+def make_weight(
+    scheme: Scheme, n: int, k: int, dtype: torch.dtype, device: torch.device, *, bias: bool
+) -> Weight[Tensor]:
     x = torch.randn(n, k, device=device) / k**0.5
     b = torch.randn(n, device=device).to(dtype) if bias else None
     match scheme:
@@ -33,7 +35,9 @@ def make_weight(scheme: Scheme, n: int, k: int, dtype: torch.dtype, device: torc
             return Weight(scheme=Scheme.NONE, data=x.to(dtype), bias=b)
 
 
-def check(scheme: Scheme, rows: int, n: int, k: int, choice: Choice, dtype: torch.dtype, device: torch.device, bias: bool) -> None:
+def check(
+    scheme: Scheme, rows: int, n: int, k: int, choice: Choice, dtype: torch.dtype, device: torch.device, bias: bool
+) -> None:
     weight = make_weight(scheme, n, k, dtype, device, bias=bias)
     x: Tensor | Quantized = torch.randn(rows, k, device=device).to(dtype)
     if scheme in (Scheme.FP8, Scheme.INT8):
@@ -55,8 +59,13 @@ def test_tiled(device: torch.device, dtype: torch.dtype, scheme: Scheme, rows: i
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("scheme", [Scheme.NONE, Scheme.FP8, Scheme.INT8, Scheme.INT4])
-@pytest.mark.parametrize("choice", [Skinny(rows=1, warps=8), Skinny(rows=2, warps=8, x_ahead=False)])
-@pytest.mark.parametrize(("rows", "n", "k", "bias"), [(1, 4096, 4096, False), (5, 1000, 1152, True), (16, 512, 14336, False), (33, 100, 640, True)])
+@pytest.mark.parametrize(
+    "choice", [Skinny(rows=1, warps=8), Skinny(rows=2, warps=8, x_ahead=False), Skinny(warps=8, tiles=4)]
+)
+@pytest.mark.parametrize(
+    ("rows", "n", "k", "bias"),
+    [(1, 4096, 4096, False), (5, 1000, 1152, True), (16, 512, 14336, False), (33, 100, 640, True)],
+)
 def test_skinny(scheme: Scheme, choice: Skinny, rows: int, n: int, k: int, bias: bool) -> None:
     check(scheme, rows, n, k, choice, torch.bfloat16, torch.device("cuda"), bias)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.exactness import assert_as_exact_as_torch
 from torch import Tensor
 
 from ingot.network.weights import Scheme, Weight
@@ -19,14 +20,15 @@ from ingot.plugins.rope.reference import cos_sin, split_and_rotate
 from ingot.plugins.sampling.launch import greedy
 from ingot.plugins.silu_mul.launch import silu_mul
 from ingot.plugins.silu_mul.reference import silu_mul as plain_silu_mul
-from tests.exactness import assert_as_exact_as_torch
 
 ROUNDED = {Scheme.FP8: torch.float8_e4m3fn, Scheme.INT8: torch.int8}
 LARGEST = {Scheme.FP8: 448.0, Scheme.INT8: 127.0}
 EPS = 1e-5
 
 
-def reader(scheme: Scheme, width: int, device: torch.device, *, static: bool = False, pre: bool = False) -> Weight[Tensor]:
+def reader(
+    scheme: Scheme, width: int, device: torch.device, *, static: bool = False, pre: bool = False
+) -> Weight[Tensor]:
     return Weight(
         scheme=scheme, data=torch.empty(0, device=device), input_scale=torch.full((1,), 0.02, device=device) if static else None,
         pre_scale=torch.rand(width, device=device) + 0.5 if pre else None,
@@ -63,7 +65,9 @@ SCHEMES = on_both(
 
 @pytest.mark.parametrize(("device", "scheme", "static", "pre"), SCHEMES, indirect=["device"])
 @pytest.mark.parametrize("add", [False, True])
-def test_add_rms_norm(device: torch.device, dtype: torch.dtype, scheme: Scheme, static: bool, pre: bool, add: bool) -> None:
+def test_add_rms_norm(
+    device: torch.device, dtype: torch.dtype, scheme: Scheme, static: bool, pre: bool, add: bool
+) -> None:
     x, residual = (torch.randn(5, 200, device=device).to(dtype) for _ in range(2))
     weight, to = torch.randn(200, device=device).to(dtype), reader(scheme, 200, device, static=static, pre=pre)
     plain, total = plain_add_rms_norm(x, residual if add else torch.zeros_like(x), weight, EPS)
@@ -105,7 +109,9 @@ def test_rounding_is_the_references(device: torch.device, dtype: torch.dtype, sc
     on_both([(64, False, "auto"), (96, True, "auto"), (128, True, "fp8")]),
     indirect=["device"],
 )
-def test_rope_writes_keys_and_values(device: torch.device, dtype: torch.dtype, dim: int, qk_norm: bool, kv: str) -> None:
+def test_rope_writes_keys_and_values(
+    device: torch.device, dtype: torch.dtype, dim: int, qk_norm: bool, kv: str
+) -> None:
     fp8 = kv == "fp8"
     num_heads, num_kv_heads, page, tokens = 10, 2, 16, 7
     frequencies = tuple(10_000 ** (-2 * i / dim) for i in range(dim // 2))

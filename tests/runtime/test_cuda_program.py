@@ -33,7 +33,9 @@ def serve(
 ) -> list[list[int]]:  # fmt: skip
     from ingot.runtime.programs.cuda import CudaProgram
 
-    limits = Limits(max_model_len=256, max_num_seqs=8, max_num_batched_tokens=max_tokens, page_size=16, num_pages=num_pages)
+    limits = Limits(
+        max_model_len=256, max_num_seqs=8, max_num_batched_tokens=max_tokens, page_size=16, num_pages=num_pages
+    )
     program = CudaProgram(config, weights, limits, dtype=torch.bfloat16, kv_dtype=kv, graphs=graphs)
     executor = Executor(program, limits, config.eos_token_ids)
     for i, prompt in enumerate(prompts):
@@ -47,7 +49,9 @@ def serve(
     return texts
 
 
-def assert_nearly_best(config: ModelConfig, weights: dict[str, Weight[Tensor]], prompt: list[int], text: list[int], kv: torch.dtype) -> None:
+def assert_nearly_best(
+    config: ModelConfig, weights: dict[str, Weight[Tensor]], prompt: list[int], text: list[int], kv: torch.dtype
+) -> None:
     """Teacher-forced: each token's true logit is as near the best as logits of twice plain PyTorch's error allow."""
     told = {}
     for dtype in (torch.float32, torch.bfloat16):
@@ -62,7 +66,9 @@ def assert_nearly_best(config: ModelConfig, weights: dict[str, Weight[Tensor]], 
 
 def make_prompts() -> list[list[int]]:
     shared = [random.randrange(4, 640) for _ in range(70)]
-    return [[random.randrange(4, 640) for _ in range(n)] for n in (1, 17, 100, 33)] + [[*shared, i] for i in range(4, 12)]
+    return [[random.randrange(4, 640) for _ in range(n)] for n in (1, 17, 100, 33)] + [
+        [*shared, i] for i in range(4, 12)
+    ]
 
 
 CASES = {
@@ -90,7 +96,9 @@ def test_tokens_are_the_references(case: str) -> None:
 def test_pools_graphs_and_chunks_change_nothing(num_pages: int, graphs: bool, max_tokens: int) -> None:
     weights = random_weights(CONFIG, Scheme.NONE, torch.bfloat16, torch.device("cuda"))
     prompts = make_prompts()
-    texts = serve(CONFIG, weights, prompts, GREEDY, kv=torch.bfloat16, num_pages=num_pages, graphs=graphs, max_tokens=max_tokens)
+    texts = serve(
+        CONFIG, weights, prompts, GREEDY, kv=torch.bfloat16, num_pages=num_pages, graphs=graphs, max_tokens=max_tokens
+    )
     for prompt, text in zip(prompts, texts, strict=True):
         assert_nearly_best(CONFIG, weights, prompt, text, torch.bfloat16)
 
