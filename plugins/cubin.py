@@ -22,7 +22,6 @@ from pathlib import Path
 import torch
 
 from ingot.errors import DependencyError
-from ingot.plugins.overlap import overlap
 
 Argument = torch.Tensor | ctypes.c_int | ctypes.c_longlong | ctypes.c_float | None
 PROGRAMMATIC_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
@@ -56,8 +55,9 @@ class CudaKernel:
         check(driver().cuModuleLoadData(ctypes.byref(self._module), cubin), f"load {name}")
         check(driver().cuModuleGetFunction(ctypes.byref(self._function), self._module, name.encode()), f"find {name}")
 
-    def launch(self, grid: tuple[int, int, int], threads: int, args: list[Argument]) -> None:
-        """Tensors pass as pointers, None as a null pointer. The kernel waits for its predecessor itself: see overlap.py."""
+    def launch(self, grid: tuple[int, int, int], threads: int, args: list[Argument], *, overlap: bool = False) -> None:
+        """Tensors pass as pointers, None as a null pointer. With `overlap` it may start
+        before its predecessor has ended, for which it waits itself: see overlap.py."""
         values = [
             ctypes.c_void_p(arg.data_ptr())
             if isinstance(arg, torch.Tensor)
@@ -74,7 +74,7 @@ class CudaKernel:
             block=(threads, 1, 1),
             stream=torch.cuda.current_stream().cuda_stream,
             attributes=ctypes.pointer(attribute),
-            num_attributes=int(overlap()),
+            num_attributes=int(overlap),
         )
         check(driver().cuLaunchKernelEx(ctypes.byref(config), self._function, pointers, None), "launch")
 

@@ -18,13 +18,12 @@ from ingot.errors import UnsupportedModelError
 from ingot.network.config import ModelConfig
 from ingot.network.ops import Batch
 from ingot.network.rope import inverse_frequencies
-from ingot.network.weights import LINEARS, Scheme, Weight
+from ingot.network.weights import Scheme, Weight
 from ingot.plugins.attention.launch import (
     DecodeChoice,
     Paged,
     Tiles,
     Workspace,
-    choose_decode,
     decode,
     prefill,
 )
@@ -185,6 +184,3 @@ def classified(batch: Batch[Tensor], config: ModelConfig, cache: Tensor) -> Cuda
     seqs, starts = (torch.tensor(column, dtype=torch.int32, device=cache.device) for column in zip(*pairs, strict=True))
     fields = {name: getattr(batch, name) for name in Batch.__dataclass_fields__}
     return CudaBatch(**fields, tiles=Tiles(seqs=seqs, starts=starts))
-
-
-__all__ = ["LINEARS", "CudaBatch", "CudaOps", "choose_decode"]

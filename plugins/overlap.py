@@ -1,8 +1,8 @@
 """Whether kernels may start before the stream's previous kernel has ended (programmatic dependent launch, SM >= 9.0).
 
-A kernel launched so waits for its predecessor before it touches anything but weights. One with few programs also lets its
-successor start at once, so that the successor's first weights are on their way; one with many does not, for the successor's
-blocks would crowd onto the processors that it leaves free. INGOT_OVERLAP=0 turns it off, to find out whether it is to blame.
+A kernel launched so waits for its predecessor before it touches anything but weights, and lets its successor start at
+once, so that the successor's first weights are on their way. Measured on an H200: 6 % of a step at 1 row; at 16 rows a loss,
+for early blocks crowd onto the processors that small kernels leave free. INGOT_OVERLAP=0 turns it off.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ import torch
 FEW = 4  # rows
 
 
+def overlap(num_rows: int) -> bool:
+    return num_rows <= FEW and supported()
+
+
 @cache
-def overlap() -> bool:
+def supported() -> bool:
     if os.environ.get("INGOT_OVERLAP") == "0" or os.environ.get("TRITON_INTERPRET") == "1":
         return False
     return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
-
-
-def overlap_level(num_rows: int) -> int:
-    """What kernels.after_previous does: 0 nothing, 1 wait, 2 wait and let the next kernel start."""
-    return (2 if num_rows <= FEW else 1) if overlap() else 0

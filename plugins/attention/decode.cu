@@ -129,7 +129,7 @@ paged_decode(u16* __restrict__ out, const u16* __restrict__ q, const u8* __restr
     const int split = blockIdx.x, head = blockIdx.y, seq = blockIdx.z, kv_heads = gridDim.y;
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
-    if (gridDim.z <= 4) asm volatile("griddepcontrol.launch_dependents;");
+    asm volatile("griddepcontrol.launch_dependents;");
 #endif
     const int length = lengths[seq];
     if (length <= 0) return;

@@ -18,7 +18,7 @@ from torch import Tensor
 from ingot.plugins.attention import kernels
 from ingot.plugins.attention.tiles import prefill_rows
 from ingot.plugins.cubin import kernel
-from ingot.plugins.overlap import overlap, overlap_level
+from ingot.plugins.overlap import overlap
 
 SOURCE = Path(__file__).with_name("decode.cu")
 LOG2_E = math.log2(math.e)
@@ -102,6 +102,7 @@ def decode(q: Tensor, paged: Paged, out: Tensor, work: Workspace, choice: Decode
             [out, q, paged.cache, paged.page_table, paged.rows, paged.lengths, work.partial, work.counters,
              ctypes.c_longlong(paged.cache.stride(0) * paged.cache.element_size()), ctypes.c_int(paged.page_table.stride(0)),
              ctypes.c_int(paged.window), ctypes.c_float(paged.score_scale), ctypes.c_float(paged.kv_scales[1])],
+            overlap=overlap(num_seqs),
         )  # fmt: skip
         return
     padded = triton.next_power_of_2(dim)
@@ -109,12 +110,12 @@ def decode(q: Tensor, paged: Paged, out: Tensor, work: Workspace, choice: Decode
         q, paged.cache, paged.page_table, paged.lengths if paged.rows is None else paged.rows, paged.lengths, out, work.partial,
         paged.score_scale, paged.kv_scales[1], paged.cache.stride(0), paged.page_table.stride(0), num_kv_heads, choice.splits,
         WINDOW=paged.window, HAS_ROWS=paged.rows is not None, G=group, GP=max(16, triton.next_power_of_2(group)), D=dim, DP=padded,
-        PAGE=page, TILE=choice.tile, num_warps=2, num_stages=3, PDL=overlap_level(q.shape[0]), launch_pdl=overlap(),
+        PAGE=page, TILE=choice.tile, num_warps=2, num_stages=3, PDL=overlap(q.shape[0]), launch_pdl=overlap(q.shape[0]),
     )  # fmt: skip
     if choice.splits > 1:
         kernels.combine_kernel[(num_heads, num_seqs)](
             work.partial, paged.lengths, out, paged.kv_scales[1], num_kv_heads, choice.splits, G=group, D=dim, DP=padded,
-            SP=triton.next_power_of_2(choice.splits), num_warps=4, PDL=overlap_level(q.shape[0]), launch_pdl=overlap(),
+            SP=triton.next_power_of_2(choice.splits), num_warps=4, PDL=overlap(q.shape[0]), launch_pdl=overlap(q.shape[0]),
         )  # fmt: skip
 
 
@@ -155,5 +156,5 @@ def prefill(
         q, paged.cache, paged.page_table, paged.lengths if paged.rows is None else paged.rows, query_starts, paged.lengths, tiles.seqs,
         tiles.starts, out, paged.score_scale, paged.kv_scales[1], paged.cache.stride(0), paged.page_table.stride(0), num_kv_heads,
         WINDOW=paged.window, HAS_ROWS=paged.rows is not None, G=group, D=dim, DP=triton.next_power_of_2(dim), PAGE=page,
-        BM=prefill_rows(group, dim), BN=choice.keys, num_warps=choice.warps, num_stages=choice.stages, PDL=overlap_level(q.shape[0]), launch_pdl=overlap(),
+        BM=prefill_rows(group, dim), BN=choice.keys, num_warps=choice.warps, num_stages=choice.stages, PDL=overlap(q.shape[0]), launch_pdl=overlap(q.shape[0]),
     )  # fmt: skip

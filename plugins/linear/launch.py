@@ -18,7 +18,7 @@ from torch.nn import functional
 from ingot.network.weights import INT4_GROUP, Scheme, Weight
 from ingot.plugins.cubin import kernel
 from ingot.plugins.linear import kernels
-from ingot.plugins.overlap import overlap, overlap_level
+from ingot.plugins.overlap import overlap
 from ingot.plugins.quantize.launch import Quantized
 
 SOURCE = Path(__file__).with_name("skinny.cu")
@@ -135,6 +135,7 @@ def skinny(x: Tensor, scales: Tensor | None, weight: Weight[Tensor], choice: Ski
         (triton.cdiv(n, 16 * choice.rows * choice.tiles), 1, 1), 32 * choice.warps,
         [out, x, weight.data, scales, weight.weight_scale, weight.bias, ctypes.c_int(num_rows), ctypes.c_int(n),
          ctypes.c_int(k * x.element_size())],
+        overlap=overlap(num_rows),
     )  # fmt: skip
     return out
 
@@ -146,6 +147,7 @@ def skinny_int4(x: Tensor, weight: Weight[Tensor], choice: Skinny) -> Tensor:
     kernel(INT4_SOURCE, "skinny_int4", {"ROWS": choice.rows, "COLS": cols, "WARPS": choice.warps}).launch(
         (triton.cdiv(n, 16 * choice.rows), 1, 1), 32 * choice.warps,
         [out, x, weight.data, weight.weight_scale, weight.bias, ctypes.c_int(num_rows), ctypes.c_int(n), ctypes.c_int(k)],
+        overlap=overlap(num_rows),
     )  # fmt: skip
     return out
 
@@ -158,12 +160,12 @@ def tiled(x: Tensor, scales: Tensor | None, weight: Weight[Tensor], choice: Tile
     if weight.scheme is Scheme.INT4:
         kernels.int4_gemm_kernel[grid](
             x, weight.data, weight.weight_scale, bias, out, num_rows, n, x.shape[1], BIAS=weight.bias is not None, BM=choice.bm,
-            BN=choice.bn, GROUP_K=INT4_GROUP, GROUP=choice.group, num_warps=choice.warps, num_stages=choice.stages, PDL=overlap_level(num_rows), launch_pdl=overlap(),
+            BN=choice.bn, GROUP_K=INT4_GROUP, GROUP=choice.group, num_warps=choice.warps, num_stages=choice.stages, PDL=overlap(num_rows), launch_pdl=overlap(num_rows),
         )  # fmt: skip
         return out
     kernels.scaled_gemm_kernel[grid](
         x, weight.data, scales, weight.weight_scale, bias, out, num_rows, n, x.shape[1], SCALED=scales is not None,
         BIAS=weight.bias is not None, BM=choice.bm, BN=choice.bn, BK=choice.bk, GROUP=choice.group, num_warps=choice.warps,
-        num_stages=choice.stages, PDL=overlap_level(num_rows), launch_pdl=overlap(),
+        num_stages=choice.stages, PDL=overlap(num_rows), launch_pdl=overlap(num_rows),
     )  # fmt: skip
     return out

@@ -77,8 +77,8 @@ def seconds_of(x: Tensor | Quantized, weights: Sequence[Weight[Tensor]], choice:
 
 def write_choices(choices: Choices, path: Path) -> None:
     lines = [
-        {"scheme": scheme, "n": n, "k": k, "rows": rows, "kind": type(choice).__name__.lower(), **asdict(choice)}
-        for (scheme, n, k, rows), choice in choices.tuned.items()
+        {"scheme": scheme, "n": n, "k": k, "bucket": bucket, "kind": type(choice).__name__.lower(), **asdict(choice)}
+        for (scheme, n, k, bucket), choice in choices.tuned.items()
     ]
     path.write_text(json.dumps(lines, indent=1) + "\n")
 
@@ -88,7 +88,7 @@ def read_choices(path: Path) -> Choices:
     tuned: dict[tuple[str, int, int, int], Choice] = {}
     try:
         for line in json.loads(path.read_text()):
-            place = tuple(line.pop(key) for key in ("scheme", "n", "k", "rows"))
+            place = tuple(line.pop(key) for key in ("scheme", "n", "k", "bucket"))
             tuned[place] = KINDS[line.pop("kind")](**line)
     except (ValueError, KeyError, TypeError, AttributeError) as broken:
         raise EngineError(

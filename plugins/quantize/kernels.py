@@ -8,10 +8,9 @@ FLOAT, FP8, INT8 = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
 @triton.jit
 def after_previous(PDL: tl.constexpr):
-    """First in every kernel: waits for the stream's previous kernel and may let the next one start. See overlap.py."""
-    if PDL > 0:
+    """First in every kernel: waits for the stream's previous kernel and lets the next one start. See overlap.py."""
+    if PDL:
         tl.extra.cuda.gdc_wait()
-    if PDL > 1:
         tl.extra.cuda.gdc_launch_dependents()
 
 
@@ -41,7 +40,7 @@ def store_row(value, column, inside, width, pre_scale, input_scale, out, out_sca
 
 @triton.jit
 def quantize_kernel(x, pre_scale, input_scale, out, out_scale, width, PRE: tl.constexpr, MODE: tl.constexpr,
-                    STATIC: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr = 0):  # fmt: skip
+                    STATIC: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr = False):  # fmt: skip
     after_previous(PDL)
     column = tl.arange(0, BLOCK)
     inside = column < width

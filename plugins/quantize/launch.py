@@ -9,7 +9,7 @@ import triton
 from torch import Tensor
 
 from ingot.network.weights import Scheme, Weight
-from ingot.plugins.overlap import overlap, overlap_level
+from ingot.plugins.overlap import overlap
 from ingot.plugins.quantize import kernels
 
 ROUNDED = {Scheme.FP8: torch.float8_e4m3fn, Scheme.INT8: torch.int8}
@@ -58,8 +58,8 @@ def quantize_rows(x: Tensor, weight: Weight[Tensor]) -> Tensor | Quantized:
         width=x.shape[1],
         BLOCK=block,
         num_warps=warps_for(block),
-        PDL=overlap_level(x.shape[0]),
-        launch_pdl=overlap(),
+        PDL=overlap(x.shape[0]),
+        launch_pdl=overlap(x.shape[0]),
         **end.args,
     )
     return end.result

@@ -6,7 +6,7 @@ import triton
 from torch import Tensor
 
 from ingot.network.weights import Weight
-from ingot.plugins.overlap import overlap, overlap_level
+from ingot.plugins.overlap import overlap
 from ingot.plugins.quantize.launch import Quantized, ending, warps_for
 from ingot.plugins.rms_norm import kernels
 
@@ -19,6 +19,6 @@ def rms_norm(
     end, block = ending(reader, num_rows, width, x), triton.next_power_of_2(width)
     kernels.add_rms_norm_kernel[(num_rows,)](
         x, x if residual is None else residual, weight, eps=eps, width=width, ADD=residual is not None, BLOCK=block,
-        num_warps=warps_for(block), PDL=overlap_level(num_rows), launch_pdl=overlap(), **end.args,
+        num_warps=warps_for(block), PDL=overlap(num_rows), launch_pdl=overlap(num_rows), **end.args,
     )  # fmt: skip
     return end.result

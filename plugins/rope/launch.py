@@ -6,7 +6,7 @@ import torch
 import triton
 from torch import Tensor
 
-from ingot.plugins.overlap import overlap, overlap_level
+from ingot.plugins.overlap import overlap
 from ingot.plugins.rope import kernels
 
 HEADS_PER_PROGRAM = 16
@@ -31,6 +31,6 @@ def rope_and_write(
     q_norm, k_norm = norms or (qkv, qkv)
     kernels.rope_kernel[grid](
         qkv, positions, slots, table, q_norm, k_norm, q, cache, kv_scales[0], kv_scales[1], eps, cache.stride(0), num_heads, num_kv_heads,
-        QK_NORM=norms is not None, D=dim, HALF=triton.next_power_of_2(dim // 2), PAGE=page, HEADS=HEADS_PER_PROGRAM, num_warps=4, PDL=overlap_level(qkv.shape[0]), launch_pdl=overlap(),
+        QK_NORM=norms is not None, D=dim, HALF=triton.next_power_of_2(dim // 2), PAGE=page, HEADS=HEADS_PER_PROGRAM, num_warps=4, PDL=overlap(qkv.shape[0]), launch_pdl=overlap(qkv.shape[0]),
     )  # fmt: skip
     return q

@@ -6,7 +6,7 @@ import torch
 import triton
 from torch import Tensor
 
-from ingot.plugins.overlap import overlap, overlap_level
+from ingot.plugins.overlap import overlap
 from ingot.plugins.sampling import kernels
 
 SHARE = 8192  # columns a program looks at
@@ -27,10 +27,10 @@ def greedy(logits: Tensor, tokens: Tensor, rows: Tensor | None = None, last_toke
         SHARE=SHARE,
         BLOCK=1024,
         num_warps=4,
-        PDL=overlap_level(num_rows),
-        launch_pdl=overlap(),
+        PDL=overlap(num_rows),
+        launch_pdl=overlap(num_rows),
     )
     kernels.argmax_join_kernel[(num_rows,)](
         best, where, tokens if rows is None else rows, tokens, tokens if last_tokens is None else last_tokens, parts,
-        PARTS=triton.next_power_of_2(parts), FEED=rows is not None, num_warps=1, PDL=overlap_level(num_rows), launch_pdl=overlap(),
+        PARTS=triton.next_power_of_2(parts), FEED=rows is not None, num_warps=1, PDL=overlap(num_rows), launch_pdl=overlap(num_rows),
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 from torch import Tensor
 
-from ingot.plugins.overlap import overlap, overlap_level
+from ingot.plugins.overlap import overlap
 from ingot.plugins.step import kernels
 
 BLOCK = 128
@@ -15,7 +15,7 @@ def write_pages(deltas: Tensor, page_table: Tensor) -> None:
     """deltas (3, n) int32: row, index and page of n new entries of page_table (rows, pages)."""
     count = deltas.shape[1]
     kernels.write_pages_kernel[(triton.cdiv(count, BLOCK),)](
-        deltas, page_table, count, page_table.stride(0), BLOCK=BLOCK, PDL=overlap_level(count), launch_pdl=overlap()
+        deltas, page_table, count, page_table.stride(0), BLOCK=BLOCK, PDL=overlap(count), launch_pdl=overlap(count)
     )
 
 
@@ -42,6 +42,6 @@ def prepare(
         page_table.stride(0),
         PAGE=page_size,
         BLOCK=BLOCK,
-        PDL=overlap_level(count),
-        launch_pdl=overlap(),
+        PDL=overlap(count),
+        launch_pdl=overlap(count),
     )

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from tests.exactness import assert_as_exact_as_torch
 from torch import Tensor
 
+from ingot.errors import EngineError
 from ingot.network.weights import Scheme, Weight
 from ingot.plugins.linear.launch import Choice, Choices, Library, Skinny, Tiled, run_linear
 from ingot.plugins.linear.reference import dequantize
+from ingot.plugins.linear.tune import candidates, read_choices, write_choices
 from ingot.plugins.quantize.launch import Quantized, quantize_rows
 from ingot.plugins.quantize.reference import quantize_fp8, quantize_int4, quantize_int8, row_scale
 
@@ -83,3 +86,26 @@ def test_a_tuned_choice_goes_before_the_guess() -> None:
     assert tuned.pick(Scheme.FP8, 64, 128, 9) == Tiled()
     assert tuned.pick(Scheme.FP8, 64, 128, 4) == Skinny()
     assert tuned.pick(Scheme.NONE, 64, 128, 400) == Library()
+
+
+def test_choices_survive_their_file(tmp_path: Path) -> None:
+    path = tmp_path / "choices.json"
+    choices = Choices(
+        tuned={
+            ("fp8", 64, 128, 16): Skinny(rows=2, warps=4, tiles=2),
+            ("none", 64, 128, 256): Library(),
+            ("int8", 64, 128, 32): Tiled(bm=64),
+        }
+    )
+    write_choices(choices, path)
+    assert read_choices(path) == choices
+    path.write_text('[{"scheme": "fp8"}]')
+    with pytest.raises(EngineError, match="kernel choices"):
+        read_choices(path)
+
+
+def test_candidates_fit_the_scheme() -> None:
+    assert Library() not in candidates(Scheme.INT4, 4096, 4096, 16)
+    assert all(isinstance(choice, Skinny) for choice in candidates(Scheme.INT4, 4096, 4096, 1))
+    assert len(candidates(Scheme.FP8, 4096, 4096, 16)) > 5
+    assert candidates(Scheme.NONE, 4096, 4096, 8192) == [Library()]
