@@ -55,19 +55,23 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 # Fields that do not change what an engine computes: training, bookkeeping, defaults of generate(), and what other modules read.
+# fmt: off
 HARMLESS = (
-    "_name_or_path name_or_path _attn_implementation _attn_implementation_autoset attn_implementation _commit_hash "
-    "transformers_version transformers.js_config unsloth_version unsloth_fixed initializer_range use_cache attention_dropout "
-    "hidden_dropout bos_token_id pad_token_id sep_token_id id2label label2id num_labels problem_type return_dict "
-    "output_attentions output_hidden_states output_scores return_dict_in_generate torchscript use_bfloat16 "
-    "chunk_size_feed_forward finetuning_task task_specific_params tokenizer_class prefix tf_legacy_loss "
-    "gradient_checkpointing is_llama_config pruned_heads "
-    "max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p "
-    "typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids "
-    "num_return_sequences forced_bos_token_id forced_eos_token_id remove_invalid_values suppress_tokens "
-    "begin_suppress_tokens exponential_decay_length_penalty "
-    "quantization_config"  # the builder reads it
-).split()
+    "_name_or_path", "name_or_path", "_attn_implementation", "_attn_implementation_autoset", "attn_implementation",
+    "_commit_hash", "transformers_version", "transformers.js_config", "unsloth_version", "unsloth_fixed",
+    "initializer_range", "use_cache", "attention_dropout", "hidden_dropout", "bos_token_id", "pad_token_id",
+    "sep_token_id", "id2label", "label2id", "num_labels", "problem_type", "return_dict", "output_attentions",
+    "output_hidden_states", "output_scores", "return_dict_in_generate", "torchscript", "use_bfloat16",
+    "chunk_size_feed_forward", "finetuning_task", "task_specific_params", "tokenizer_class", "prefix",
+    "tf_legacy_loss", "gradient_checkpointing", "is_llama_config",
+    "max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty",
+    "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "forced_bos_token_id",
+    "forced_eos_token_id", "remove_invalid_values", "suppress_tokens", "begin_suppress_tokens",
+    "exponential_decay_length_penalty",
+    "quantization_config",  # the builder reads it
+)
+# fmt: on
 
 
 def read_hf(hf: Mapping[str, Any]) -> ModelConfig:
@@ -134,6 +138,7 @@ def refuse_what_changes_the_model(fields: Fields, family: Family) -> None:
     fields.must_be("attn_logit_softcapping", 0)
     fields.must_be("final_logit_softcapping", 0)
     fields.must_be("num_experts", 0)
+    fields.must_be("pruned_heads", {})
     fields.must_be("num_local_experts", 0, 1)
     for part in ("vision_config", "audio_config", "text_config", "per_layer_config"):
         if fields.table(part):
