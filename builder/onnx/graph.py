@@ -126,10 +126,10 @@ class GraphWriter:
         )
         return ir.Model(graph, ir_version=IR_VERSION, producer_name="ingot")
 
-    def _initializer(self, tensor: ir.TensorBase) -> ir.Value:
+    def _initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
         assert tensor.name
         value = ir.Value(
-            name=tensor.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(list(tensor.shape)), const_value=tensor
+            name=tensor.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor
         )
         self.initializers[tensor.name] = value
         return value

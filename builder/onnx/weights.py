@@ -1,7 +1,7 @@
 """An engine's weights as ONNX tensors that stay on disk until they are written. Knows safetensors' header, no torch.
 
 Bytes are never held: an unchanged tensor is an ir.ExternalTensor onto the engine's own file, which onnx_ir copies file to
-file; a converted one passes through memory a few rows at a time.
+file; a converted one passes through memory a few megabytes at a time.
 """
 
 from __future__ import annotations
@@ -53,46 +53,26 @@ class Stored:
         return np.array(self.external("values").numpy())
 
 
-class ConvertedTensor(ir.TensorBase):
-    """A stored tensor in another float dtype: an onnx_ir tensor that converts while it is written."""
+class ConvertedTensor(ir.LazyTensor):
+    """A stored tensor in another float dtype: whole when asked for, a few megabytes at a time when written to a file."""
 
     def __init__(self, source: Stored, dtype: ir.DataType, name: str) -> None:
-        super().__init__(name=name)
+        shape = ir.Shape(source.shape)
+        super().__init__(lambda: ir.Tensor(self._whole(), dtype=dtype, shape=shape, name=name), dtype, shape, name=name)
         self._source = source
-        self._dtype = dtype
 
-    @property
-    def dtype(self) -> ir.DataType:
-        return self._dtype
+    def tofile(self, file: BinaryIO) -> None:
+        file.writelines(chunk.tobytes() for chunk in self._chunks())
 
-    @property
-    def shape(self) -> ir.Shape:
-        return ir.Shape(self._source.shape)
+    def _whole(self) -> npt.NDArray[np.generic]:
+        return np.concatenate(list(self._chunks())).reshape(self._source.shape)
 
-    def chunks(self) -> Iterator[npt.NDArray[np.generic]]:
+    def _chunks(self) -> Iterator[npt.NDArray[np.generic]]:
         kind = self._source.dtype.numpy()
         for start in range(0, self._source.length, CHUNK):
             count = min(CHUNK, self._source.length - start) // kind.itemsize
             found = np.fromfile(self._source.path, kind, count, offset=self._source.offset + start)
-            yield found.astype(self._dtype.numpy())
-
-    def numpy(self) -> npt.NDArray[np.generic]:
-        return np.concatenate(list(self.chunks())).reshape(self._source.shape)
-
-    def tobytes(self) -> bytes:
-        return self.numpy().tobytes()
-
-    def tofile(self, file: BinaryIO) -> None:
-        file.writelines(chunk.tobytes() for chunk in self.chunks())
-
-    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[np.generic]:
-        return self.numpy().astype(dtype or self._dtype.numpy(), copy=False)
-
-    def __dlpack__(self, *, stream: object = None) -> object:
-        raise BufferError("a tensor that is converted while it is written has no memory to share")
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return (1, 0)  # kDLCPU
+            yield found.astype(self.dtype.numpy())
 
 
 class EngineWeights:
