@@ -48,7 +48,9 @@ class StepPlan:
     step: int
     slices: list[Slice]
     arrivals: list[Arrival] = field(default_factory=list)
-    departures: list[int] = field(default_factory=list)  # rows given back since the last plan; processed before arrivals
+    departures: list[int] = field(
+        default_factory=list
+    )  # rows given back since the last plan; processed before arrivals
 
     @property
     def num_tokens(self) -> int:

@@ -64,7 +64,9 @@ def test_module_says_what_it_knows(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=names(SOURCES))
 def test_functions_fit_on_a_screen(path: Path) -> None:
-    functions = (n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
+    functions = (
+        n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
     limit = 120 if path.is_relative_to(ROOT / "plugins") else 60
     assert not [f.name for f in functions if f.end_lineno and f.end_lineno - f.lineno > limit]
 

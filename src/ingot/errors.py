@@ -1,17 +1,17 @@
 """Every error ingot raises on purpose. Each says what was asked, what was found and what mends it.
 
-    IngotError
-    ├── RequestError          400  a field of a request is outside what the engine can honour
-    ├── UnknownModelError     404  no served model has that name
-    ├── QueueFullError        429  the bounded queue is full; nothing was started
-    ├── ExecutorDiedError     503  the process that runs the engine went away
-    ├── RecipeError                a build option is unknown, out of range or does not fit the others
-    ├── CheckpointError            the checkpoint is damaged, unsafe, incomplete or not to be had
-    ├── UnsupportedModelError      the checkpoint is sound, but not of a family ingot knows
-    ├── QualityError               the engine strays further from the original than the recipe allows
-    ├── EngineError                the engine folder is damaged, foreign or of another version
-    ├── CapacityError              memory or disk does not suffice, said before the work starts
-    └── DependencyError            an optional library or server binary is missing
+IngotError
+├── RequestError          400  a field of a request is outside what the engine can honour
+├── UnknownModelError     404  no served model has that name
+├── QueueFullError        429  the bounded queue is full; nothing was started
+├── ExecutorDiedError     503  the process that runs the engine went away
+├── RecipeError                a build option is unknown, out of range or does not fit the others
+├── CheckpointError            the checkpoint is damaged, unsafe, incomplete or not to be had
+├── UnsupportedModelError      the checkpoint is sound, but not of a family ingot knows
+├── QualityError               the engine strays further from the original than the recipe allows
+├── EngineError                the engine folder is damaged, foreign or of another version
+├── CapacityError              memory or disk does not suffice, said before the work starts
+└── DependencyError            an optional library or server binary is missing
 """
 
 from __future__ import annotations
