@@ -13,7 +13,7 @@ from ingot.errors import RecipeError
 from ingot.network.config import ModelConfig
 from ingot.network.decoder import decoder
 
-KV_DTYPES = FLOATS | {"fp8": ir.DataType.FLOAT8E4M3FN}
+KV_DTYPES = FLOATS | {"float8_e4m3fn": ir.DataType.FLOAT8E4M3FN}
 
 
 def build_graph(

@@ -105,11 +105,11 @@ class EngineWeights:
         return self[name].array().astype(np.float32)
 
 
-def weight_files(engine: Path) -> list[Path]:
-    """Every safetensors file of an engine folder, in a fixed order. Raises EngineError where there is none."""
-    paths = sorted((engine / "weights").glob("*.safetensors"))
+def weight_files(folder: Path) -> list[Path]:
+    """Every safetensors file of a weights folder, in a fixed order. Raises EngineError where there is none."""
+    paths = sorted(folder.glob("*.safetensors"))
     if not paths:
-        raise EngineError(f"{engine} has no weights/*.safetensors.", mend="Build the engine again.")
+        raise EngineError(f"{folder} has no *.safetensors.", mend="Build the engine again.")
     return paths
 
 
