@@ -23,7 +23,7 @@ class Abort(msgspec.Struct, frozen=True, kw_only=True, tag="abort"):
     index: int | None = None  # one of params.n; None: the whole request
 
 
-class TokenChunk(msgspec.Struct, frozen=True, kw_only=True, tag="chunk"):
+class TokenChunk(msgspec.Struct, frozen=True, kw_only=True, tag="chunk", gc=False):
     """Tokens that one step gave one sequence."""
 
     request_id: str
@@ -60,3 +60,22 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True, tag="stats"):
     steps: int
     prompt_tokens: int
     generation_tokens: int
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
+    """The engine is loaded; requests may follow."""
+
+    stats: Stats
+    load_seconds: float
+
+
+class ExecutorFailed(msgspec.Struct, frozen=True, kw_only=True, tag="executor_failed"):
+    """The executor's last words: it could not load its engine, or a step raised. Its process ends after this."""
+
+    code: str  # IngotError.code
+    message: str
+    mend: str
+
+
+ToExecutor = TokenRequest | Abort
+FromExecutor = Ready | TokenChunk | RequestFailed | Stats | ExecutorFailed

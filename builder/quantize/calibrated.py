@@ -38,8 +38,8 @@ def quantize_calibrated(job: Job, corpus: Corpus, folder: Path) -> None:
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = getattr(torch, job.config.dtype)
-        model: Any = AutoModelForCausalLM.from_pretrained(source.folder, dtype=dtype)
-        model.eval().to(device)
+        loader: Any = AutoModelForCausalLM
+        model = loader.from_pretrained(source.folder, dtype=dtype).to(device)
 
         def calibrate(model: Any) -> None:
             for text in texts:
