@@ -163,7 +163,7 @@ class OnnxOps:
 
     def _kv_scales(self, layer: int) -> tuple[float, float]:
         """Of k and v in an FP8 cache: what is stored is value / scale."""
-        name = f"layers.{layer}.kv_scale.weight"
+        name = f"layers.{layer}.kv_scale"
         if name not in self.weights:
             return 1.0, 1.0
         k_scale, v_scale = self.weights.floats(name).reshape(-1).tolist()

@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -20,15 +19,14 @@ import psutil
 from ingot.builder.onnx import EngineWeights, build_graph, write_model
 from ingot.builder.tensorrt.log import activation_bytes, computes_in, layers
 from ingot.builder.tensorrt.segments import Piece, cut, pieces
+from ingot.builder.tensorrt.support import check
 from ingot.builder.tensorrt.worker import ERROR, REFUSED, PlanJob, PlanResult
-from ingot.errors import CapacityError, DependencyError, EngineError, RecipeError
+from ingot.errors import CapacityError, EngineError
 from ingot.manifest import Limits
 from ingot.network.config import ModelConfig
 from ingot.network.weights import LINEARS, Scheme
 from ingot.plans import PlanRecord, Plans, Segment
 
-SMS = (80, 86, 89, 120)  # what the library compiles for and the attention kernels run on
-LEAST_SM = {Scheme.FP8: 89, Scheme.NVFP4: 120}
 USUAL_TOKENS = 64  # the batch kernels are picked for
 NO_GPU = "Cuda Runtime"  # in complaints that a machine without a GPU always logs
 WORKER = "ingot.builder.tensorrt.worker"
@@ -88,26 +86,6 @@ def compile_rtx(
 
 def linear_names(config: ModelConfig) -> list[str]:
     return [f"layers.{layer}.{kind}" for layer in range(config.num_layers) for kind in LINEARS]
-
-
-def check(schemes: set[Scheme], sms: Sequence[int]) -> None:
-    """Refuses before anything is built what the library would refuse after."""
-    if find_spec("tensorrt_rtx") is None:
-        raise DependencyError("TensorRT-RTX is not installed.", mend="Install it: pip install 'ingot[tensorrt-rtx]'.")
-    for sm in sms:
-        if sm not in SMS:
-            raise RecipeError(
-                f"TensorRT-RTX does not build for SM {sm / 10}.",
-                mend=f"Give --sm some of {', '.join(map(str, SMS))}, or use --target cuda.",
-            )
-    if not sms:
-        raise RecipeError("No GPU is named.", mend=f"Give --sm some of {', '.join(map(str, SMS))}.")
-    for scheme in sorted(schemes & LEAST_SM.keys()):
-        if min(sms) < LEAST_SM[scheme]:
-            raise RecipeError(
-                f"{scheme} needs SM {LEAST_SM[scheme] / 10} or newer; --sm names {min(sms) / 10}.",
-                mend=f"Leave {min(sms)} out of --sm, or use --quant int8 or int4 for it.",
-            )
 
 
 def dynamic_sizes(limits: Limits) -> dict[str, tuple[int, int, int]]:

@@ -80,7 +80,7 @@ def write_engine(
         if pre_scales:
             tensors[f"{name}.pre_scale"] = 0.5 + torch.rand(columns, generator=generator)
     if kv_scales:
-        tensors |= {f"layers.{i}.kv_scale.weight": torch.tensor([0.02, 0.03]) for i in range(config.num_layers)}
+        tensors |= {f"layers.{i}.kv_scale": torch.tensor([0.02, 0.03]) for i in range(config.num_layers)}
     (folder / "weights").mkdir(parents=True)
     save_file(tensors, folder / "weights" / "model.safetensors")
     return folder
