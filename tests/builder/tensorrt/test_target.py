@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -53,7 +54,7 @@ def test_an_engine_of_plans(llama: Path, tmp_path: Path) -> None:
     ],
 )
 def test_a_recipe_it_cannot_build_is_refused_at_once(
-    knobs: dict[str, str], match: str, llama: Path, tmp_path: Path
+    knobs: dict[str, Any], match: str, llama: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(RecipeError, match=match):
         build_engine(Recipe(model=str(llama), out=str(tmp_path / "engine"), **knobs), cache=tmp_path / "cache")
