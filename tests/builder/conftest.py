@@ -47,7 +47,7 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def random_tensors(config: ModelConfig, seed: int) -> dict[str, torch.Tensor]:
-    """Weights whose model has opinions: logits spread widely enough that rounding seldom changes the best token."""
+    """Weights whose logits have a standard deviation between one and two, as a trained model's might."""
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, torch.Tensor] = {}
     for name, modules in sources(config).items():
@@ -60,7 +60,9 @@ def random_tensors(config: ModelConfig, seed: int) -> dict[str, torch.Tensor]:
                 if config.qkv_bias and kind == "qkv":
                     tensors[f"{module}.bias"] = torch.randn(rows, generator=generator).bfloat16()
             elif kind in ("embed", "lm_head"):
-                weight = torch.randn(config.vocab_size, config.hidden_size, generator=generator) * 0.5
+                weight = torch.randn(config.vocab_size, config.hidden_size, generator=generator) * (
+                    0.1 if kind == "lm_head" else 0.5
+                )
             else:
                 size = config.head_dim if kind in ("q_norm", "k_norm") else config.hidden_size
                 weight = 1 + 0.1 * torch.randn(size, generator=generator)
