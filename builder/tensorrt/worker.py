@@ -67,6 +67,12 @@ def build(job: PlanJob, log: TextIO) -> bool:
     return True
 
 
+def peak_rss() -> int:
+    """Bytes. Not getrusage's figure, which a process inherits from the one that started it."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
 def main(path: str) -> int:
     job = msgspec.json.decode(Path(path).read_bytes(), type=PlanJob)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -76,8 +82,7 @@ def main(path: str) -> int:
             return REFUSED
     import tensorrt_rtx as trt
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    result = PlanResult(library=trt.__version__, seconds=time.monotonic() - start, peak_rss=peak)
+    result = PlanResult(library=trt.__version__, seconds=time.monotonic() - start, peak_rss=peak_rss())
     Path(job.result).write_bytes(msgspec.json.encode(result))
     return 0
 

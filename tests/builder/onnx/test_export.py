@@ -94,21 +94,21 @@ def test_writing_needs_no_memory(tmp_path: Path) -> None:
         out = subprocess.run(
             [sys.executable, "-c", GROWTH, str(tmp_path), dtype], capture_output=True, text=True, check=True
         )
-        assert int(out.stdout) < 96 << 10, "KiB"
+        assert 0 < int(out.stdout) < 96 << 20
 
 
 GROWTH = """
-import sys, resource
+import sys
 from pathlib import Path
 from tests.builder.onnx.random_engine import config
 from dataclasses import replace
 from ingot.builder.onnx import EngineWeights, build_graph, weight_files, write_model
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-engine, before = Path(sys.argv[1]), peak()
+from ingot.builder.tensorrt.worker import peak_rss
+engine, before = Path(sys.argv[1]), peak_rss()
 model = replace(config(), vocab_size=1 << 18)
 graph = build_graph(EngineWeights(weight_files(engine / "weights")), model, dtype=sys.argv[2], kv_dtype="float32", page_size=4, max_positions=32)
 write_model(graph, engine / "onnx" / "model.onnx")
-print(peak() - before)
+print(peak_rss() - before)
 """
 
 
