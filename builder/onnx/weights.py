@@ -27,7 +27,7 @@ DTYPES = {
     "I8": ir.DataType.INT8,
     "U8": ir.DataType.UINT8,
 }
-CHUNK = 1 << 24  # bytes, a multiple of every element's size
+CHUNK = 1 << 22  # bytes, a multiple of every element's size
 SCHEMES = {ir.DataType.FLOAT8E4M3FN: Scheme.FP8, ir.DataType.INT8: Scheme.INT8}
 
 

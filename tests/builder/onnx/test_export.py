@@ -92,7 +92,10 @@ def test_writing_needs_no_memory(tmp_path: Path) -> None:
     write_engine(tmp_path, model)
     for dtype in ("float32", "float16"):
         out = subprocess.run(
-            [sys.executable, "-c", GROWTH, str(tmp_path), dtype], capture_output=True, text=True, check=True
+            [sys.executable, "-c", GROWTH, str(tmp_path), dtype, repr(model)],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         assert 0 < int(out.stdout) < 48 << 20
 
@@ -100,13 +103,12 @@ def test_writing_needs_no_memory(tmp_path: Path) -> None:
 GROWTH = """
 import sys
 from pathlib import Path
-from tests.builder.onnx.random_engine import config
-from dataclasses import replace
 from ingot.builder.onnx import EngineWeights, build_graph, weight_files, write_model
 from ingot.builder.tensorrt.worker import peak_rss
+from ingot.network.config import Llama3Rope, ModelConfig
 engine, before = Path(sys.argv[1]), peak_rss()
-model = replace(config(), vocab_size=1 << 17)
-graph = build_graph(EngineWeights(weight_files(engine / "weights")), model, dtype=sys.argv[2], kv_dtype="float32", page_size=4, max_positions=32)
+weights = EngineWeights(weight_files(engine / "weights"))
+graph = build_graph(weights, eval(sys.argv[3]), dtype=sys.argv[2], kv_dtype="float32", page_size=4, max_positions=32)
 write_model(graph, engine / "onnx" / "model.onnx")
 print(peak_rss() - before)
 """
