@@ -89,13 +89,13 @@ def write_random(path: Path, tensors: dict[str, Part]) -> int:
         offset = end
     text = json.dumps(header).encode()
     block = np.random.default_rng(0).integers(0, 0x50, 1 << 24, np.uint8)  # below e4m3's and fp16's infinities
-    scales = np.full(1 << 20, 1e-3, np.float32)
+    scales = np.full(1 << 20, 1e-3, np.float32).view(np.uint8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for dtype, shape, size in tensors.values():
             source, left = scales if dtype == "F32" else block, size * int(np.prod(shape))
             while left:
-                left -= file.write(memoryview(source).cast("B")[: min(left, source.nbytes)])
+                left -= file.write(source[: min(left, source.nbytes)].tobytes())
     return path.stat().st_size
 
 
