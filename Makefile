@@ -98,5 +98,5 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(PY) -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[serve,build,demo,dev]"
+	$(PY) -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[serve,build,demo,dev,tensorrt-rtx]"
 	@touch $@

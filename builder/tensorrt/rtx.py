@@ -126,7 +126,7 @@ def run_worker(name: str, job: Path, log: Path, bounds: Bounds) -> None:
         return
     verb = "refused" if code == REFUSED else f"died with exit code {code} at"
     why = " ".join(said)[:MAX_QUOTE] or "it did not say why"
-    raise EngineError(f"TensorRT-RTX {verb} {name}: {why}", mend=f"The whole log is {log}.")
+    raise EngineError(f"TensorRT-RTX {verb} {name}: {why}", mend=f"The whole log is {kept(log)}.")
 
 
 def watch(name: str, worker: psutil.Popen, log: Path, bounds: Bounds) -> int:
@@ -145,7 +145,7 @@ def watch(name: str, worker: psutil.Popen, log: Path, bounds: Bounds) -> int:
                 )
             if time.monotonic() > deadline:
                 raise CapacityError(
-                    f"TensorRT-RTX did not finish {name} within {bounds.seconds:g} s; its log is {log}.",
+                    f"TensorRT-RTX did not finish {name} within {bounds.seconds:g} s; its log is {kept(log)}.",
                     mend="Use a faster machine, or lower --max-num-batched-tokens.",
                 )
     finally:
@@ -167,9 +167,17 @@ def errors(log: Path) -> list[str]:
     return [line for line in found if NO_GPU not in line] or found
 
 
+def kept(log: Path) -> Path:
+    """A copy that outlives the folder of a build that failed."""
+    with tempfile.NamedTemporaryFile(prefix=f"ingot-{log.stem}-", suffix=".log", delete=False) as file:
+        file.write(log.read_bytes() if log.is_file() else b"")
+    return Path(file.name)
+
+
 def record(piece: Piece, folder: Path, result: PlanResult, schemes: dict[str, Scheme]) -> PlanRecord:
     """Raises EngineError naming the quantized linears whose GEMM is not what the scheme says."""
-    log = (folder / "plan" / f"{piece.name}.log").read_text(errors="replace")
+    path = folder / "plan" / f"{piece.name}.log"
+    log = path.read_text(errors="replace")
     found = list(layers(log))
     linears = {
         name: computes_in(found, f"{inside.removesuffix('.weight')}/MatMul", schemes[name])
@@ -182,7 +190,7 @@ def record(piece: Piece, folder: Path, result: PlanResult, schemes: dict[str, Sc
         listed = ", ".join(f"{name} ({schemes[name]}) reads {types}" for name, types in sorted(unfused.items()))
         raise EngineError(
             f"TensorRT-RTX did not fuse these quantized products: {listed}.",
-            mend=f"Use another --quant, and report the log: {folder / 'plan' / piece.name}.log.",
+            mend=f"Use another --quant, and report the log: {kept(path)}.",
         )
     return PlanRecord(
         plan=f"{piece.name}.plan",

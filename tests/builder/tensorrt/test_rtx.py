@@ -80,10 +80,14 @@ def test_float_layers_share_one_plan_whose_weights_are_inputs(tmp_path: Path) ->
     assert {"kgen"} < kinds, "norms and activations are fused kernels"
 
 
-def test_a_product_that_is_not_fused_fails_the_build_by_name(tmp_path: Path) -> None:
+def test_a_product_that_is_not_fused_fails_the_build_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The library has no fused INT4 kernel where K is a single group; such a plan would be slower than fp16's."""
-    with pytest.raises(EngineError, match=r"layers\.0\.qkv \(int4\) reads Float/Half"):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(EngineError, match=r"layers\.0\.qkv \(int4\) reads Float/Half") as caught:
         compiled(tmp_path, Scheme.INT4, [89], model=config())
+    (log,) = tmp_path.glob("ingot-segment_0-*.log")
+    assert str(log) in caught.value.mend
+    assert "Layers:" in log.read_text()
 
 
 @pytest.mark.parametrize(
