@@ -33,6 +33,7 @@ from ingot.manifest import FORMAT_VERSION, Manifest
 
 STAGE_FORMAT = 1  # raised when a stage makes something else of the same inputs
 LIBRARIES = ("torch", "safetensors", "transformers", "tokenizers", "huggingface_hub", "nvidia-modelopt")
+COMPILER_LIBRARIES = {"tensorrt-rtx": ("tensorrt_rtx", "onnx_ir")}  # of a target, beyond these
 
 
 def build_engine(
@@ -148,7 +149,7 @@ class Build:
         inputs = self.inputs(
             packed=packed.name, target=job.target, limits=msgspec.to_builtins(job.limits), kv_dtype=job.kv_dtype
         )
-        inputs |= {"versions": library_versions(), "sms": job.recipe.sms}
+        inputs |= {"versions": library_versions(*COMPILER_LIBRARIES.get(job.target, ())), "sms": job.recipe.sms}
         with self.reporter.stage("compile", job.config.num_layers + 1) as advance:
             work = CompileJob(
                 config=job.config,
@@ -224,9 +225,9 @@ def write_compiled(compiled: Compiled, folder: Path) -> None:
     (folder / "compiled.json").write_bytes(msgspec.json.encode(compiled))
 
 
-def library_versions() -> dict[str, str]:
+def library_versions(*more: str) -> dict[str, str]:
     found = {}
-    for name in LIBRARIES:
+    for name in (*LIBRARIES, *more):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
