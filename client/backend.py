@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 import msgspec
@@ -17,6 +17,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     vocab_size: int
     target: str
     quant: str
+    fingerprint: str = ""  # of the engine's manifest: the same figure, the same engine
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +36,7 @@ class Backend(Protocol):
 
     async def models(self) -> list[ModelCard]: ...
 
-    def generate(self, request: GenerateRequest) -> AsyncIterator[Chunk]:
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         """Chunks of all params.n sequences, interleaved. Closing the iterator aborts the request and frees its pages."""
         ...
 

@@ -60,3 +60,22 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True, tag="stats"):
     steps: int
     prompt_tokens: int
     generation_tokens: int
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
+    """The engine is loaded; requests may follow."""
+
+    stats: Stats
+    load_seconds: float
+
+
+class ExecutorFailed(msgspec.Struct, frozen=True, kw_only=True, tag="executor_failed"):
+    """The executor's last words: it could not load its engine, or a step raised. Its process ends after this."""
+
+    code: str  # IngotError.code
+    message: str
+    mend: str
+
+
+ToExecutor = TokenRequest | Abort
+FromExecutor = Ready | TokenChunk | RequestFailed | Stats | ExecutorFailed

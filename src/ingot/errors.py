@@ -4,6 +4,7 @@ IngotError
 ├── RequestError          400  a field of a request is outside what the engine can honour
 ├── UnknownModelError     404  no served model has that name
 ├── QueueFullError        429  the bounded queue is full; nothing was started
+├── UnavailableError      503  the server is loading, restarting or stopping and takes no request now
 ├── ExecutorDiedError     503  the process that runs the engine went away
 ├── RecipeError                a build option is unknown, out of range or does not fit the others
 ├── CheckpointError            the checkpoint is damaged, unsafe, incomplete or not to be had
@@ -54,6 +55,11 @@ class UnknownModelError(IngotError):
 class QueueFullError(IngotError):
     http_status = 429
     code = "queue_full"
+
+
+class UnavailableError(IngotError):
+    http_status = 503
+    code = "unavailable"
 
 
 class ExecutorDiedError(IngotError):

@@ -1,0 +1,61 @@
+"""A request's bytes to a checked wire type. Refuses what is not JSON, too deep, of the wrong type, unknown or unsupported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+
+from ingot.client.openai.errors import from_validation
+from ingot.client.openai.refusals import Refusal, refuse
+from ingot.errors import RequestError
+
+MAX_DEPTH = 64
+MAX_KEYS = 4096  # of one object
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+async def read_body(request: Request, kind: type[Body], refused: Mapping[str, Refusal] | None = None) -> Body:
+    """Raises RequestError, naming the field where there is one."""
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != "application/json":
+        raise RequestError(
+            f"The content type is {content_type[:80]!r}.", mend="Send JSON with Content-Type: application/json."
+        )
+    return parse_body(await request.body(), kind, refused or {})
+
+
+def parse_body(raw: bytes, kind: type[Body], refused: Mapping[str, Refusal]) -> Body:
+    try:
+        fields = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise RequestError(f"The body is not valid JSON: {error}.", mend="Send one JSON object in UTF-8.") from error
+    if not isinstance(fields, dict):
+        raise RequestError("The body is not a JSON object.", mend="Send one JSON object.")
+    check_shape(fields)
+    fields = refuse(fields, refused)
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        raise from_validation(error) from error
+
+
+def check_shape(fields: dict[str, Any]) -> None:
+    """Bounds depth and keys before anything looks at values, level by level and without recursion. Raises RequestError."""
+    level: list[Any] = [fields]
+    for _ in range(MAX_DEPTH):
+        if any(isinstance(parent, dict) and len(parent) > MAX_KEYS for parent in level):
+            raise RequestError(f"The body has an object of more than {MAX_KEYS} keys.", mend="Send fewer.")
+        level = [
+            child
+            for parent in level
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return
+    raise RequestError(f"The body nests deeper than {MAX_DEPTH} levels.", mend="Flatten it.")

@@ -1,0 +1,221 @@
+"""OpenAI's requests to ours: pure functions, no I/O. What a request asks and cannot have is refused by the field's name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ingot.client.openai.refusals import REFUSED_CHAT, REFUSED_COMPLETIONS
+from ingot.client.openai.schema_chat import ChatRequest, Message
+from ingot.client.openai.schema_completions import CompletionRequest, TokenizeRequest
+from ingot.client.openai.schema_sampling import SamplingFields
+from ingot.errors import RequestError
+from ingot.runtime.params import SamplingParams
+from ingot.runtime.request import GenerateRequest, Prompt
+
+# Every field of the official client's types is in one of the two.
+USED = {"chat": frozenset(ChatRequest.model_fields), "completions": frozenset(CompletionRequest.model_fields)}
+REFUSED = {"chat": REFUSED_CHAT, "completions": REFUSED_COMPLETIONS}
+
+DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's, for completions only
+SAME_NAME = [
+    "temperature",
+    "top_p",
+    "min_p",
+    "min_tokens",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "n",
+    "ignore_eos",
+    "skip_special_tokens",
+    "prompt_logprobs",
+]
+
+
+def chat_to_ours(body: ChatRequest, request_id: str) -> GenerateRequest:
+    if body.max_tokens is not None and body.max_completion_tokens not in (None, body.max_tokens):
+        raise RequestError("'max_tokens' and 'max_completion_tokens' differ.", mend="Give one.", param="max_tokens")
+    if body.max_tokens == 0:
+        raise RequestError("'max_tokens' is 0.", mend="Ask for at least 1 token.", param="max_tokens")
+    if body.top_logprobs is not None and not body.logprobs:
+        raise RequestError(
+            "'top_logprobs' is given without 'logprobs'.", mend="Set logprobs to true.", param="top_logprobs"
+        )
+    check_stream(body)
+    params = sampling_params(
+        body,
+        max_tokens=body.max_completion_tokens if body.max_tokens is None else body.max_tokens,
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+    )
+    return GenerateRequest(
+        request_id=request_id,
+        model=body.model,
+        prompt=chat_prompt(
+            body.messages,
+            tools=tools_for_template(body),
+            template_args=body.chat_template_kwargs,
+            add_generation_prompt=body.add_generation_prompt is not False and not body.continue_final_message,
+            continue_final_message=bool(body.continue_final_message),
+        ),
+        params=params,
+        cache_salt=body.cache_salt,
+        priority=body.priority or 0,
+    )
+
+
+def completion_to_ours(body: CompletionRequest, request_id: str) -> list[GenerateRequest]:
+    """One request per prompt, in order. With echo and max_tokens 0 one token is sampled, which the reply leaves out."""
+    if body.best_of is not None and body.best_of != (body.n or 1):
+        raise RequestError(
+            f"'best_of' is {body.best_of}, but 'n' is {body.n or 1}.", mend="Leave best_of out.", param="best_of"
+        )
+    if body.max_tokens == 0 and not body.echo:
+        raise RequestError("'max_tokens' is 0.", mend="Ask for at least 1 token, or set echo.", param="max_tokens")
+    check_stream(body)
+    params = sampling_params(
+        body,
+        max_tokens=DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else max(body.max_tokens, 1),
+        logprobs=body.logprobs,
+    )
+    if body.echo and body.logprobs is not None:
+        params = msgspec.structs.replace(params, prompt_logprobs=max(body.logprobs, params.prompt_logprobs or 0))
+    return [
+        GenerateRequest(
+            request_id=f"{request_id}-{i}",
+            model=body.model,
+            prompt=prompt,
+            params=params,
+            cache_salt=body.cache_salt,
+            priority=body.priority or 0,
+        )
+        for i, prompt in enumerate(completion_prompts(body))
+    ]
+
+
+def completion_prompts(body: CompletionRequest) -> list[Prompt]:
+    special = body.add_special_tokens is not False
+    texts_or_tokens: list[Any] = body.prompt if isinstance(body.prompt, list) else [body.prompt]
+    if isinstance(texts_or_tokens[0], int):
+        texts_or_tokens = [texts_or_tokens]
+    return [
+        Prompt(text=prompt, add_special_tokens=special) if isinstance(prompt, str) else Prompt(token_ids=prompt)
+        for prompt in texts_or_tokens
+    ]
+
+
+def tokenize_to_prompt(body: TokenizeRequest) -> Prompt:
+    if (body.prompt is None) == (body.messages is None):
+        raise RequestError(
+            "Exactly one of 'prompt' and 'messages' is needed.", mend="Give one of them.", param="prompt"
+        )
+    if body.messages is None:
+        return Prompt(text=body.prompt, add_special_tokens=body.add_special_tokens)
+    return chat_prompt(
+        body.messages,
+        tools=body.tools,
+        template_args=body.chat_template_kwargs,
+        add_generation_prompt=body.add_generation_prompt and not body.continue_final_message,
+        continue_final_message=body.continue_final_message,
+    )
+
+
+def sampling_params(body: SamplingFields, *, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
+    """Fields that are not given keep our defaults."""
+    given: dict[str, Any] = {name: getattr(body, name) for name in SAME_NAME if getattr(body, name) is not None}
+    if body.top_k is not None:
+        given["top_k"] = max(body.top_k, 0)  # vLLM turns it off with -1
+    if body.stop is not None:
+        given["stop"] = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop)
+    if body.stop_token_ids:
+        given["stop_token_ids"] = tuple(body.stop_token_ids)
+    if body.include_stop_str_in_output is not None:
+        given["include_stop_in_output"] = body.include_stop_str_in_output
+    if body.logit_bias:
+        given["logit_bias"] = {token_id_of(key): bias for key, bias in body.logit_bias.items()}
+    if max_tokens is not None and body.min_tokens is not None and body.min_tokens > max_tokens:
+        raise RequestError("'min_tokens' is larger than 'max_tokens'.", mend="Lower min_tokens.", param="min_tokens")
+    return SamplingParams(max_tokens=max_tokens, logprobs=logprobs, **given)
+
+
+def token_id_of(key: str) -> int:
+    if not (key.isascii() and key.isdigit() and len(key) < 10):
+        raise RequestError(
+            f"'logit_bias' has the key {key[:20]!r}.",
+            mend="Keys are token ids; /tokenize gives them.",
+            param="logit_bias",
+        )
+    return int(key)
+
+
+def check_stream(body: SamplingFields) -> None:
+    options = body.stream_options
+    if options is not None and not body.stream:
+        raise RequestError(
+            "'stream_options' is given without 'stream'.", mend="Set stream to true.", param="stream_options"
+        )
+    if options is not None and options.include_obfuscation:
+        raise RequestError("Events are never padded.", mend="Set include_obfuscation to false.", param="stream_options")
+    if body.stream and body.prompt_logprobs is not None:
+        raise RequestError(
+            "'prompt_logprobs' does not stream.", mend="Leave out stream or it.", param="prompt_logprobs"
+        )
+
+
+def tools_for_template(body: ChatRequest) -> list[dict[str, Any]] | None:
+    """Tools may stand in the prompt; calling them is not parsed yet, so a request must say that none is to be called."""
+    if not body.tools:
+        return None
+    if body.tool_choice != "none":
+        raise RequestError(
+            "Tool calls are not supported.", mend='Set tool_choice to "none" or leave tools out.', param="tools"
+        )
+    return body.tools
+
+
+def chat_prompt(
+    messages: list[Message],
+    *,
+    tools: list[dict[str, Any]] | None,
+    template_args: dict[str, Any] | None,
+    add_generation_prompt: bool,
+    continue_final_message: bool,
+) -> Prompt:
+    return Prompt(
+        messages=[message_for_template(message, f"messages[{i}]") for i, message in enumerate(messages)],
+        tools=tools,
+        template_args=template_args or {},
+        add_generation_prompt=add_generation_prompt,
+        continue_final_message=continue_final_message,
+    )
+
+
+def message_for_template(message: Message, path: str) -> dict[str, Any]:
+    """Plain strings, which every template knows: parts are joined by newlines as vLLM does, `developer` is `system`."""
+    fields = message.model_dump(exclude_none=True)
+    if isinstance(message.content, list):
+        fields["content"] = "\n".join(part.text for part in message.content)
+    if message.content is None:
+        if message.role != "assistant":
+            raise RequestError(
+                f"'{path}.content' is missing.", mend="Give the message's text.", param=f"{path}.content"
+            )
+        fields["content"] = ""
+    if message.role == "developer":
+        fields["role"] = "system"
+    for i, call in enumerate(fields.get("tool_calls", [])):
+        call["function"]["arguments"] = arguments_of(call["function"]["arguments"], f"{path}.tool_calls[{i}]")
+    return fields
+
+
+def arguments_of(text: str, path: str) -> Any:
+    """Templates want the object; the wire carries it as JSON text."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        param = f"{path}.function.arguments"
+        raise RequestError(
+            f"'{param}' is not valid JSON.", mend="Send back what the model wrote.", param=param
+        ) from error

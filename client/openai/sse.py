@@ -1,0 +1,135 @@
+"""Chunks to server-sent events, encoded once and by hand: what stays the same within an answer is encoded when it begins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ingot.client.openai.replies import (
+    CompletionAsk,
+    Outcome,
+    UsageSum,
+    chat_logprobs,
+    completion_choice,
+    completion_logprobs,
+)
+from ingot.runtime.request import Chunk
+
+DONE = b"data: [DONE]\n\n"
+_encode = msgspec.json.Encoder().encode
+
+
+def event_parts(head: dict[str, Any]) -> bytes:
+    """`data: {...head..., "choices":[` of every event of one answer."""
+    return b"data: " + _encode(head)[:-1] + b',"choices":['
+
+
+class UsageTail:
+    """What follows the choices of an event: nothing, a null, or the tokens so far (OpenAI's stream_options)."""
+
+    def __init__(self, *, include: bool, continuous: bool) -> None:
+        self.total = UsageSum()
+        self._include, self._continuous = include, include and continuous
+        self._prompts_counted: set[int] = set()
+        self._prompt_tokens: dict[int, int] = {}
+        self._tokens = 0
+
+    def count(self, chunk: Chunk, prompt: int) -> bytes:
+        self._tokens += len(chunk.token_ids)
+        if chunk.prompt_token_ids is not None:
+            self._prompt_tokens[prompt] = len(chunk.prompt_token_ids)
+        if chunk.usage is not None:
+            self.total.add(chunk.usage, prompt=prompt not in self._prompts_counted)
+            self._prompts_counted.add(prompt)
+        if self._continuous:
+            so_far = UsageSum(prompt_tokens=sum(self._prompt_tokens.values()), completion_tokens=self._tokens)
+            return b'],"usage":' + _encode(so_far.body()) + b"}\n\n"
+        return b'],"usage":null}\n\n' if self._include else b"]}\n\n"
+
+    def last_event(self, start: bytes) -> bytes:
+        return start + b'],"usage":' + _encode(self.total.body()) + b"}\n\n" if self._include else b""
+
+
+class ChatEvents:
+    """The events of one chat answer."""
+
+    def __init__(self, head: dict[str, Any], usage: UsageTail, *, logprobs: bool, token_ids: bool) -> None:
+        self._start = event_parts(head)
+        self._usage = usage
+        self._logprobs, self._token_ids = logprobs, token_ids
+        self._begun: set[int] = set()
+
+    def event(self, chunk: Chunk, prompt: int = 0) -> bytes:
+        tail = self._usage.count(chunk, prompt)
+        events = b""
+        if chunk.index not in self._begun:
+            self._begun.add(chunk.index)
+            role = b'{"index":%d,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}'
+            events = self._start + role % chunk.index + tail
+        if not (chunk.text or chunk.finish_reason or chunk.logprobs or self._token_ids):
+            return events
+        delta = b'{"content":' + _encode(chunk.text) + b"}" if chunk.text else b"{}"
+        choice = b'{"index":%d,"delta":%b,"logprobs":%b,"finish_reason":%b' % (
+            chunk.index,
+            delta,
+            _encode(chat_logprobs(chunk.logprobs)) if self._logprobs and chunk.logprobs else b"null",
+            _encode(chunk.finish_reason),
+        )
+        if chunk.finish_reason:
+            choice += b',"stop_reason":' + _encode(chunk.stop_reason)
+        if self._token_ids:
+            choice += b',"token_ids":' + _encode(chunk.token_ids)
+        return events + self._start + choice + b"}" + tail
+
+    def end(self) -> bytes:
+        return self._usage.last_event(self._start) + DONE
+
+
+class CompletionEvents:
+    """The events of one completions answer; choice i * n + j is sample j of prompt i."""
+
+    def __init__(
+        self, head: dict[str, Any], usage: UsageTail, *, n: int, prompt_texts: list[str], ask: CompletionAsk
+    ) -> None:
+        self._start = event_parts(head)
+        self._usage = usage
+        self._n, self._prompt_texts, self._ask = n, prompt_texts, ask
+        self._offsets: dict[int, int] = {}  # of a choice's next token in its text
+
+    def event(self, chunk: Chunk, prompt: int = 0) -> bytes:
+        tail = self._usage.count(chunk, prompt)
+        index = prompt * self._n + chunk.index
+        if index not in self._offsets and self._ask.echo:
+            return self._start + self._first(index, chunk, prompt) + tail
+        offset = self._offsets.get(index, 0)
+        if not (chunk.text or chunk.finish_reason or chunk.logprobs or self._ask.token_ids):
+            return b""
+        logprobs = b"null"
+        if self._ask.logprobs and chunk.logprobs:
+            logprobs = _encode(completion_logprobs([*chunk.logprobs], offset=offset))
+        self._offsets[index] = offset + sum(len(one.text) for one in chunk.logprobs or [])
+        choice = b'{"index":%d,"text":%b,"logprobs":%b,"finish_reason":%b' % (
+            index,
+            _encode(chunk.text),
+            logprobs,
+            _encode(chunk.finish_reason),
+        )
+        if chunk.finish_reason:
+            choice += b',"stop_reason":' + _encode(chunk.stop_reason)
+        if self._ask.token_ids:
+            choice += b',"token_ids":' + _encode(chunk.token_ids)
+        return self._start + choice + b"}" + tail
+
+    def _first(self, index: int, chunk: Chunk, prompt: int) -> bytes:
+        """With echo the first event of a choice carries the prompt."""
+        outcome = Outcome()
+        outcome.add(chunk)
+        choice = completion_choice(index, outcome, self._prompt_texts[prompt], self._ask)
+        choice.pop("prompt_token_ids", None)
+        shown = [*(chunk.prompt_logprobs or []), *(chunk.logprobs or [])]
+        self._offsets[index] = sum(len(one.text) for one in shown if one is not None)
+        return _encode(choice)
+
+    def end(self) -> bytes:
+        return self._usage.last_event(self._start) + DONE

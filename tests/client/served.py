@@ -1,0 +1,52 @@
+"""A real uvicorn server on loopback, in a thread of the test's process."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+from ingot.client.backend import Backend
+from ingot.client.openai.app import create_app
+from ingot.client.openai.gate import GateOptions
+
+
+@contextmanager
+def served(backend: Backend, options: GateOptions | None = None) -> Iterator[str]:
+    """Yields the base URL, without /v1."""
+    config = uvicorn.Config(
+        create_app(backend, options), port=0, log_level="warning", lifespan="off", timeout_graceful_shutdown=2
+    )
+    server = uvicorn.Server(config)
+    failures: list[BaseException] = []
+
+    async def serve() -> None:
+        await backend.start()
+        try:
+            await server.serve()
+        finally:
+            await backend.stop(0)
+
+    def run() -> None:
+        try:
+            asyncio.run(serve())
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    thread = threading.Thread(target=run, name="server")
+    thread.start()
+    while not server.started and thread.is_alive():
+        time.sleep(0.005)
+    if failures:
+        raise failures[0]
+    try:
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
