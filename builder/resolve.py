@@ -1,0 +1,93 @@
+"""A recipe and the checkpoint it names, brought together: every open knob is chosen here, once, before any work starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ingot.builder.checkpoint import Checkpoint, open_checkpoint
+from ingot.builder.hub import Source, locate
+from ingot.builder.memory import kv_dtype_of, plan_limits
+from ingot.builder.quantize.declared import Declared, read_declared
+from ingot.builder.recipe import Recipe
+from ingot.builder.targets import resolve_target
+from ingot.errors import RecipeError, UnsupportedModelError
+from ingot.manifest import Limits
+from ingot.network.config import ModelConfig
+from ingot.network.weights import INT4_GROUP, LINEARS, NVFP4_GROUP, linear_shape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What is going to be built."""
+
+    recipe: Recipe
+    source: Source
+    checkpoint: Checkpoint
+    digest: str  # of the checkpoint
+    config: ModelConfig
+    declared: Declared
+    target: str
+    dtype: str
+    quant: str  # the checkpoint's own where it is quantized already
+    kv_dtype: str
+    limits: Limits
+
+    @property
+    def name(self) -> str:
+        return self.recipe.name or Path(self.recipe.model).expanduser().resolve().name
+
+    def source_record(self) -> dict[str, Any]:
+        """Where the weights came from, for the manifest."""
+        return {
+            "model": self.recipe.model,
+            "commit": self.source.commit,
+            "digest": self.digest,
+            "quantized_as": self.declared.quant,
+            "quantized_by": self.declared.method,
+        }
+
+
+def resolve(recipe: Recipe, *, endpoint: str | None = None) -> Job:
+    """Fetches what is not here yet and checks that recipe and checkpoint fit. Raises the IngotError that says what does not."""
+    target = resolve_target(recipe.target)
+    source = locate(recipe.model, revision=recipe.revision, token=recipe.token, endpoint=endpoint)
+    checkpoint = open_checkpoint(source.folder)
+    config = ModelConfig.from_hf(checkpoint.config)
+    declared = read_declared(checkpoint)
+    if declared.quant != "none" and recipe.quant not in ("none", declared.quant):
+        raise RecipeError(
+            f"{recipe.model} is already quantized as {declared.quant}; --quant asks for {recipe.quant}.",
+            mend=f"Leave --quant out to build it as it is, or give the unquantized checkpoint.",
+        )
+    quant = recipe.quant if declared.quant == "none" else declared.quant
+    if declared.quant == "none":
+        check_groups(config, quant)
+    dtype = recipe.dtype if recipe.dtype != "auto" else "float32" if target == "cpu" else config.dtype
+    kv_dtype = kv_dtype_of("fp8" if "fp8" in (recipe.kv, declared.kv) else "auto", dtype)
+    return Job(
+        recipe=recipe,
+        source=source,
+        checkpoint=checkpoint,
+        digest=checkpoint.digest(),
+        config=config,
+        declared=declared,
+        target=target,
+        dtype=dtype,
+        quant=quant,
+        kv_dtype=kv_dtype,
+        limits=plan_limits(recipe, config, target=target, kv_dtype=kv_dtype),
+    )
+
+
+def check_groups(config: ModelConfig, quant: str) -> None:
+    """INT4 and NVFP4 share a scale among a run of input channels; a linear's inputs must be a whole number of runs."""
+    group = {"int4": INT4_GROUP, "nvfp4": NVFP4_GROUP}.get(quant, 1)
+    for kind in LINEARS:
+        width = linear_shape(config, kind)[1]
+        if width % group:
+            raise UnsupportedModelError(
+                f"{quant} needs linears with a multiple of {group} inputs; {kind} has {width}.",
+                mend="Use --quant fp8 or int8.",
+            )

@@ -1,0 +1,39 @@
+"""An engine measured again, long after its build, by the recipe in its manifest."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from ingot.builder.corpus import load_corpus
+from ingot.builder.progress import Reporter
+from ingot.builder.quality import judge
+from ingot.builder.recipe import Recipe
+from ingot.builder.resolve import resolve
+from ingot.errors import EngineError
+from ingot.manifest import Manifest
+
+
+def verify_engine(engine: Path, manifest: Manifest, *, model: str | None, reporter: Reporter) -> dict[str, Any]:
+    """The quality record, measured now; the verdict is in it. Raises EngineError where the original is another one."""
+    from ingot.builder.verify import compare
+
+    known = {spec.name for spec in dataclasses.fields(Recipe)}
+    if set(manifest.recipe) - known:
+        raise EngineError(
+            f"The recipe of {engine} has a knob {sorted(set(manifest.recipe) - known)[0]!r}, which this ingot does not know.",
+            mend=f"Build it again: {manifest.rebuild}",
+        )
+    recipe = Recipe(**{**manifest.recipe, "model": model or manifest.recipe["model"], "target": manifest.target})
+    with reporter.stage("resolve"):
+        job = resolve(recipe)
+    if job.digest != manifest.source["digest"]:
+        raise EngineError(
+            f"{recipe.model} is not the checkpoint that {engine} was made from: its content differs.",
+            mend="Name the original with --model, or build the engine again.",
+        )
+    corpus = load_corpus("heldout", given=recipe.verify_text, folder=job.checkpoint.folder)
+    with reporter.stage("verify", job.config.num_layers) as advance:
+        figures = compare(job, [engine / "weights"], corpus, advance)
+    return judge(figures, recipe.bounds, allow_loss=True)

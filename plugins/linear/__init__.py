@@ -1,0 +1,1 @@
+"""The matrix product with a weight of any scheme."""

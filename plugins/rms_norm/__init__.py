@@ -1,0 +1,1 @@
+"""Root-mean-square norm, alone and after adding to the residual stream."""

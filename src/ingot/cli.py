@@ -1,0 +1,61 @@
+"""The command `ingot`: a table of subcommands, each imported when it is the one that runs.
+
+Knows their names and how an error is shown; refuses to know what they do.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from ingot import __version__
+from ingot.errors import IngotError
+
+# name -> where it lives and its line in `ingot --help`
+COMMANDS = {
+    "build": ("ingot.builder.commands:build", "Build an engine from a checkpoint."),
+    "inspect": ("ingot.builder.commands:inspect", "Show what an engine is."),
+    "verify": ("ingot.builder.commands:verify", "Check an engine's files and its quality again."),
+    "doctor": ("ingot.builder.doctor:doctor", "Say what this machine can build and serve."),
+    "serve": ("ingot.client.commands:serve", "Serve an engine over the OpenAI API."),
+    "ask": ("ingot.client.commands:ask", "Ask a running server."),
+}
+
+
+class LazyGroup(click.Group):
+    """Lists every command of the table; imports one only when it is invoked."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help) for name, (_, help) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="ingot")
+def cli() -> None:
+    """A Hugging Face checkpoint in, a compiled and checked engine out, served at the speed of the machine."""
+
+
+def main() -> None:
+    """Runs the command line. Exit code 1 for a failure, 2 for a mistake in what was asked."""
+    try:
+        cli(prog_name="ingot")
+    except IngotError as error:
+        click.echo(f"Error: {error.message}\n{error.mend}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()
