@@ -23,7 +23,7 @@ class Abort(msgspec.Struct, frozen=True, kw_only=True, tag="abort"):
     index: int | None = None  # one of params.n; None: the whole request
 
 
-class TokenChunk(msgspec.Struct, frozen=True, kw_only=True, tag="chunk"):
+class TokenChunk(msgspec.Struct, frozen=True, kw_only=True, tag="chunk", gc=False):
     """Tokens that one step gave one sequence."""
 
     request_id: str

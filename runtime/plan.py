@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 from ingot.runtime.params import SamplingParams
 
 FEED = -1  # in Slice.tokens: "the token this row sampled last step"
@@ -30,9 +32,11 @@ class Arrival:
     output_tokens: list[int]  # non-empty after a preemption
 
 
-@dataclass(slots=True)
-class Slice:
-    """One sequence's part of a step: tokens at positions start, start + 1, ..."""
+class Slice(msgspec.Struct, gc=False):
+    """One sequence's part of a step: tokens at positions start, start + 1, ...
+
+    A struct, because thousands are made per second: msgspec makes one in a third of a dataclass's time.
+    """
 
     row: int  # place in the program's persistent tables, 0 .. max_num_seqs - 1
     seq_id: int

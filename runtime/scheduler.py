@@ -1,0 +1,320 @@
+"""Who runs in the next step, on which rows and pages. Decides and keeps count; executes nothing and knows no torch.
+
+There is no prefill and no decode: every sequence has num_computed chasing num_tokens (see sequence.py), so chunked
+prefill, prefix hits and recompute after preemption are one rule.
+
+A plan may be scheduled before the one before it is settled. What makes that safe:
+
+    Steps run in the order they were launched, and a step writes its KV before it reads any. A finished, aborted or
+    preempted sequence gives its pages back at once, although a launched step may still write to them: whoever leases
+    such a page next writes it in a later step, and reads only positions it wrote itself. Only the prefix tree hands
+    out written pages, and it takes a page only when all its tokens are settled. A launched step writes past those.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Collection
+from heapq import heappop, heappush
+
+from ingot.manifest import Limits
+from ingot.runtime.messages import Stats, TokenChunk, TokenRequest
+from ingot.runtime.pages import PagePool
+from ingot.runtime.plan import FEED, Arrival, Slice, StepPlan, StepResult, TokenLogprobs
+from ingot.runtime.prefix import PrefixTree
+from ingot.runtime.queue import ORDER, RequestQueue
+from ingot.runtime.sequence import Sequence, Status
+
+
+class Scheduler:
+    def __init__(
+        self, limits: Limits, num_pages: int, *, eos_token_ids: Collection[int] = (), max_waiting: int = 4096
+    ) -> None:
+        self.pool = PagePool(num_pages)
+        self.tree = PrefixTree(self.pool, limits.page_size)
+        self._page_size = limits.page_size
+        self._max_tokens = limits.max_num_batched_tokens
+        self._reserve = num_pages // 100  # left free at admission, so that running sequences can grow a while
+        self._eos = frozenset(eos_token_ids)
+        self._queue = RequestQueue(limits, num_pages, eos_token_ids=eos_token_ids, max_waiting=max_waiting)
+        self._running: list[Sequence] = []  # sorted by Sequence.order
+        self._blocked: tuple[Sequence, int] | None = None  # the waiting head, and the pages that it lacked room for
+        self._launched: deque[list[Sequence]] = deque()  # per unsettled plan, parallel to its slices
+        self._free_rows = list(range(limits.max_num_seqs))  # a heap: the lowest free row is given first
+        self._departures: list[int] = []
+        self._has_finished = False  # some of self._running have
+        self._steps = self._preemptions = 0
+        self._prefix_queries = self._prefix_hits = 0
+        self._prompt_tokens = self._generation_tokens = 0
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._queue.live or self._launched)
+
+    def stats(self) -> Stats:
+        return Stats(
+            running=len(self._running),
+            waiting=self._queue.live - len(self._running),
+            pages_free=self.pool.free,
+            pages_cached=self.pool.cached,
+            pages_held=self.pool.held,
+            pages_total=self.pool.total,
+            preemptions=self._preemptions,
+            prefix_queries=self._prefix_queries,
+            prefix_hits=self._prefix_hits,
+            steps=self._steps,
+            prompt_tokens=self._prompt_tokens,
+            generation_tokens=self._generation_tokens,
+        )
+
+    # -- requests in and out
+
+    def add(self, request: TokenRequest) -> None:
+        """Queues params.n sequences. Raises RequestError for one that can never run, QueueFullError for one too many."""
+        self._queue.add(request, len(self._running))
+
+    def abort(self, request_id: str, index: int | None = None) -> list[TokenChunk]:
+        """Ends one sequence of a request, or all. Unknown and ended ones are no error: they may just have ended."""
+        aborted = self._queue.find(request_id, index)
+        for seq in aborted:
+            self._finish(seq)
+        self._sweep()
+        return [
+            TokenChunk(
+                request_id=request_id,
+                index=seq.index,
+                token_ids=[],
+                finish_reason="abort",
+                cached_tokens=seq.cached_tokens,
+            )
+            for seq in aborted
+        ]
+
+    # -- decide
+
+    def schedule(self) -> StepPlan | None:
+        """The next step, or None where nothing can run before an earlier step is settled (or nothing is there at all)."""
+        plan = StepPlan(self._steps, [])
+        launched: list[Sequence] = []
+        preemptions = self._preemptions
+        budget = self._continue(plan.slices, launched)
+        if self._preemptions == preemptions:
+            self._admit(plan, launched, budget)
+        if not launched:
+            return None
+        self._steps += 1
+        plan.departures, self._departures = self._departures, []
+        self._launched.append(launched)
+        return plan
+
+    def _continue(self, slices: list[Slice], launched: list[Sequence]) -> int:
+        """Gives every running sequence its next tokens. Returns what is left of the step's tokens."""
+        budget = self._max_tokens
+        for seq in self._running:  # victims of preemption leave at its end, behind seq or as seq
+            if not budget:
+                break
+            start = seq.num_computed
+            known = seq.tokens
+            if seq.num_tokens - start > 1:
+                part = self._read(seq, self._share(seq, budget))
+            elif seq.num_tokens >= seq.max_len:
+                continue  # its last token is on its way
+            else:
+                if start < seq.covered:
+                    pages, new = seq.pages, 0
+                elif start < len(seq.pages) * self._page_size or self._grow(seq):
+                    pages, new = self._cover(seq, start + 1)
+                else:
+                    break  # seq itself was preempted, and so was everyone behind it
+                tokens = [known[-1] if len(known) == seq.num_tokens else FEED]
+                part = Slice(seq.row, seq.seq_id, start, tokens, pages, new, True)
+                seq.num_computed = start + 1
+                seq.num_tokens += 1
+                seq.in_flight += 1
+            slices.append(part)
+            launched.append(seq)
+            budget -= len(part.tokens)
+        return budget
+
+    def _share(self, seq: Sequence, budget: int) -> int:
+        """How many tokens a running sequence may read: one stays for each sequence behind it, so that none stalls."""
+        behind = len(self._running) - 1 - bisect_left(self._running, seq.order, key=ORDER)
+        return max(1, budget - behind)
+
+    def _read(self, seq: Sequence, budget: int) -> Slice:
+        """Up to `budget` of a sequence's known, uncomputed tokens; their pages are leased already."""
+        start = seq.num_computed
+        end = min(seq.num_tokens, start + budget)
+        pages, new = self._cover(seq, end)
+        samples = end == seq.num_tokens
+        seq.num_computed = end
+        seq.num_tokens += samples
+        seq.in_flight += 1
+        return Slice(seq.row, seq.seq_id, start, seq.tokens[start:end], pages, new, samples)
+
+    def _cover(self, seq: Sequence, end: int) -> tuple[list[int], int]:
+        """The pages for positions before `end`, and how many of them the row's table does not have yet."""
+        size = self._page_size
+        count = -(-end // size)
+        new = count - seq.covered // size
+        seq.covered = count * size
+        return (seq.pages if count == len(seq.pages) else seq.pages[:count]), new
+
+    def _grow(self, seq: Sequence) -> bool:
+        """Leases one more page, preempting the last in order while there is none; False when that is `seq` itself."""
+        while not self.pool.available:
+            victim = self._running[-1]
+            self._preempt(victim)
+            if victim is seq:
+                return False
+        seq.pages += self.tree.lease(1)
+        return True
+
+    def _admit(self, plan: StepPlan, launched: list[Sequence], budget: int) -> None:
+        """Starts waiting sequences in order while there are tokens, rows, and pages for all that they know."""
+        while budget and self._free_rows and (seq := self._queue.head):
+            if seq.in_flight or not self._lease_known(seq):
+                break
+            self._queue.pop()
+            insort(self._running, seq, key=ORDER)
+            seq.status = Status.RUNNING
+            seq.row = heappop(self._free_rows)
+            plan.arrivals.append(
+                Arrival(seq.row, seq.seq_id, seq.params, seq.seed, seq.request.token_ids, seq.tokens[seq.num_prompt :])
+            )
+            part = self._read(seq, budget)
+            plan.slices.append(part)
+            launched.append(seq)
+            budget -= len(part.tokens)
+
+    def _lease_known(self, seq: Sequence) -> bool:
+        """Leases pages for all tokens a waiting sequence knows: those the prefix tree has, and new ones for the rest."""
+        available = self.pool.available
+        if self._running and self._blocked is not None and self._blocked[0] is seq and available < self._blocked[1]:
+            return False  # still too few: spares looking up a long prompt in every step
+        matched = [] if seq.wants_prompt_logprobs else self.tree.match(seq.tokens, seq.cache_salt)
+        lacking = -(-len(seq.tokens) // self._page_size) - len(matched)
+        wanted = lacking + (self._reserve if self._running else 0)
+        if self.pool.available < wanted:
+            self._blocked = (seq, wanted + available - self.pool.available)
+            self.pool.release(matched)
+            return False
+        self._blocked = None
+        seq.pages = matched + self.tree.lease(lacking)
+        seq.num_kept = len(matched)
+        seq.num_computed = seq.num_settled = seq.num_kept * self._page_size
+        seq.next_full = seq.num_computed + self._page_size
+        if not seq.has_run:
+            seq.has_run = True
+            seq.cached_tokens = seq.num_computed
+            self._prefix_queries += seq.num_prompt
+            self._prefix_hits += seq.num_computed
+            self._prompt_tokens += seq.num_prompt
+        return True
+
+    # -- settle
+
+    def settle(self, plan: StepPlan, result: StepResult) -> list[TokenChunk]:
+        """Takes in the tokens of the oldest launched plan. What was sampled past a stop or an abort is dropped."""
+        chunks = []
+        running = Status.RUNNING
+        finished = Status.FINISHED
+        columns = zip(
+            self._launched.popleft(),
+            plan.slices,
+            result.tokens,
+            result.logprobs,
+            result.prompt_logprobs,
+            strict=True,
+        )
+        for seq, part, token, logprob, prompt_logprobs in columns:
+            seq.in_flight -= 1
+            status = seq.status
+            if status is finished:
+                continue
+            if status is running:
+                seq.num_settled = settled = part.start + len(part.tokens)
+                if settled >= seq.next_full:
+                    self._keep_full_pages(seq)
+            if prompt_logprobs is not None:
+                seq.collect_prompt_logprobs(part.start, prompt_logprobs)
+            if not part.samples:
+                continue
+            tokens = seq.tokens
+            tokens.append(token)
+            if seq.plain and token not in seq.stop_token_ids and len(tokens) < seq.max_len:
+                chunk = TokenChunk(
+                    request_id=seq.request_id, index=seq.index, token_ids=[token], cached_tokens=seq.cached_tokens
+                )
+            else:
+                chunk = self._chunk(seq, token, logprob)
+            chunks.append(chunk)
+        self._generation_tokens += len(chunks)
+        self._sweep()
+        return chunks
+
+    def _chunk(self, seq: Sequence, token: int, logprob: TokenLogprobs | None) -> TokenChunk:
+        params = seq.request.params
+        length = len(seq.tokens)
+        reason = stop_reason = prompt_logprobs = None
+        if token in seq.stop_token_ids:
+            reason = "stop"
+            stop_reason = None if token in self._eos and not params.ignore_eos else token
+        elif length >= seq.max_len:
+            reason = "length"
+        if reason is not None:
+            self._finish(seq)
+        if length == seq.num_prompt + 1 and params.prompt_logprobs is not None:
+            prompt_logprobs = seq.prompt_logprobs
+        return TokenChunk(
+            request_id=seq.request_id,
+            index=seq.index,
+            token_ids=[token],
+            logprobs=None if logprob is None else [logprob],
+            prompt_logprobs=prompt_logprobs,
+            finish_reason=reason,
+            stop_reason=stop_reason,
+            cached_tokens=seq.cached_tokens,
+        )
+
+    def _keep_full_pages(self, seq: Sequence) -> None:
+        """Offers a running sequence's settled pages to the prefix tree, and its prompt to its followers."""
+        full = seq.num_settled // self._page_size
+        seq.num_kept = self.tree.extend(seq.tokens, seq.pages, seq.num_kept, full, seq.cache_salt)
+        seq.next_full = (full + 1) * self._page_size
+        if seq.followers and full >= self._queue.shareable_pages(seq):
+            self._queue.release_followers(seq)
+
+    # -- ways to leave
+
+    def _preempt(self, seq: Sequence) -> None:
+        """Back to the queue: its full pages stay in the tree for as long as nobody needs them, the rest is recomputed."""
+        self._running.pop()
+        self._give_back(seq)
+        seq.status = Status.WAITING
+        self._queue.line_up(seq)
+        self._preemptions += 1
+
+    def _finish(self, seq: Sequence) -> None:
+        """Whoever calls this sweeps the running list afterwards."""
+        if seq.status is Status.RUNNING:
+            self._give_back(seq)
+            self._has_finished = True
+        else:
+            self._queue.drop(seq)
+        seq.status = Status.FINISHED
+        self._queue.end(seq)
+
+    def _give_back(self, seq: Sequence) -> None:
+        full = seq.num_settled // self._page_size
+        self.tree.retire(seq.tokens, seq.pages, seq.num_kept, full, seq.cache_salt)
+        self._departures.append(seq.row)
+        heappush(self._free_rows, seq.row)
+        seq.leave_row()
+
+    def _sweep(self) -> None:
+        """Drops sequences that finished from the running list, in one pass however many they are."""
+        if self._has_finished:
+            self._running = [seq for seq in self._running if seq.status is Status.RUNNING]
+            self._has_finished = False

@@ -1,0 +1,107 @@
+"""One sample of one request: its tokens, counters and status. Knows nothing of pools, schedulers or programs."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from ingot.runtime.messages import TokenRequest
+from ingot.runtime.params import SamplingParams
+from ingot.runtime.plan import TokenLogprobs
+
+NO_ROW = -1
+
+
+class Status(Enum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+class Sequence:
+    """`num_computed` chases `num_tokens`: reading a prompt, decoding and recomputing are all the same chase.
+
+    A step counts as computed once it is launched, and as settled once its tokens are known. So
+    num_settled <= num_computed <= num_tokens, and len(tokens) < num_tokens while a sampled token is on its way.
+    """
+
+    __slots__ = (
+        "cache_salt",
+        "cached_tokens",
+        "covered",
+        "followers",
+        "has_run",
+        "in_flight",
+        "index",
+        "max_len",
+        "next_full",
+        "num_computed",
+        "num_kept",
+        "num_prompt",
+        "num_settled",
+        "num_tokens",
+        "order",
+        "pages",
+        "plain",
+        "prompt_logprobs",
+        "request",
+        "request_id",
+        "row",
+        "seed",
+        "seq_id",
+        "status",
+        "stop_token_ids",
+        "tokens",
+    )
+
+    def __init__(
+        self,
+        request: TokenRequest,
+        index: int,
+        *,
+        seq_id: int,
+        arrival: int,
+        max_len: int,
+        stop_token_ids: frozenset[int],
+    ) -> None:
+        self.request = request
+        self.request_id = request.request_id
+        self.cache_salt = request.cache_salt
+        self.index = index
+        self.seq_id = seq_id
+        self.seed = ((request.params.seed or 0) + index) % 2**63
+        self.order = (request.priority, arrival, index)  # smaller runs sooner and is preempted later
+        self.max_len = max_len  # tokens, prompt included
+        self.stop_token_ids = stop_token_ids
+        self.status = Status.WAITING
+        self.tokens = request.token_ids.copy()
+        self.num_prompt = len(self.tokens)
+        self.num_tokens = self.num_prompt
+        self.in_flight = 0  # launched steps that are not settled
+        self.followers: list[Sequence] = []  # wait until this one has read the prompt that they share
+        self.has_run = False  # has had a row before
+        self.cached_tokens = 0  # of the prompt, found in the prefix tree when it first ran
+        self.plain = request.params.logprobs is None and request.params.prompt_logprobs is None
+        self.prompt_logprobs: list[TokenLogprobs | None] = [None]  # of the prompt tokens read so far
+        self.leave_row()
+
+    def leave_row(self) -> None:
+        """Forgets everything that is tied to its row and pages."""
+        self.row = NO_ROW
+        self.pages: list[int] = []
+        self.covered = 0  # positions whose pages the row's table has
+        self.num_kept = 0  # leading pages that are in the prefix tree
+        self.next_full = 0  # number of settled tokens at which the next page is full
+        self.num_computed = 0
+        self.num_settled = 0
+
+    @property
+    def params(self) -> SamplingParams:
+        return self.request.params
+
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        return self.params.prompt_logprobs is not None and len(self.prompt_logprobs) < self.num_prompt
+
+    def collect_prompt_logprobs(self, start: int, found: list[TokenLogprobs]) -> None:
+        """Takes those of tokens start + 1, start + 2, ...; the ones read again after a preemption are dropped."""
+        self.prompt_logprobs += found[len(self.prompt_logprobs) - start - 1 :]
