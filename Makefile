@@ -32,7 +32,7 @@ demo: $(VENV)/.demo ## set up, build the bundled model in fp8, serve it, ask it,
 test: $(VENV)/.dev lint types unit ## everything CI checks: ruff, mypy --strict, pytest
 
 ##@ Build and serve
-.PHONY: engine verify serve inspect doctor
+.PHONY: engine verify serve inspect doctor repo
 engine: $(VENV)/.demo ## build an engine: make engine MODEL=... QUANT=... KV=... TARGET=...
 	$(VENV)/bin/ingot build $(MODEL) -o $(ENGINE) --quant $(QUANT) --kv $(KV) --target $(TARGET) $(BUILD_ARGS)
 
@@ -44,6 +44,9 @@ inspect: $(VENV)/.demo ## show an engine's manifest as tables: make inspect ENGI
 
 serve: $(VENV)/.demo ## an OpenAI endpoint over an engine: make serve ENGINE=... SERVE_ARGS="--port 8000"
 	$(VENV)/bin/ingot serve $(ENGINE) $(SERVE_ARGS)
+
+repo: $(VENV)/.triton ## a Triton model repository for an engine, in model_repository/: make repo ENGINE=...
+	$(VENV)/bin/ingot render $(ENGINE) -o model_repository
 
 doctor: $(VENV)/.demo ## what this machine has, what it lacks and what brings it
 	$(VENV)/bin/ingot doctor
@@ -91,6 +94,10 @@ $(VENV)/bin/python:
 $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "Installing ingot and its libraries into $(VENV) (about 2 GB of disk, a few minutes the first time)"
 	$(PY) -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[serve,build,demo]"
+	@touch $@
+
+$(VENV)/.triton: $(VENV)/.demo
+	$(PY) -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[client]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo

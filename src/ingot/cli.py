@@ -19,6 +19,7 @@ COMMANDS = {
     "inspect": ("ingot.builder.commands:inspect", "Show what an engine is."),
     "verify": ("ingot.builder.commands:verify", "Check an engine's files and its quality again."),
     "doctor": ("ingot.builder.doctor:doctor", "Say what this machine can build and serve."),
+    "render": ("ingot.templates.commands:render", "Write a Triton model repository for engines."),
     "serve": ("ingot.client.commands:serve", "Serve an engine over the OpenAI API."),
     "ask": ("ingot.client.commands:ask", "Ask a running server."),
 }

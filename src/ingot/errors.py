@@ -11,6 +11,7 @@ IngotError
 ├── UnsupportedModelError      the checkpoint is sound, but not of a family ingot knows
 ├── QualityError               the engine strays further from the original than the recipe allows
 ├── EngineError                the engine folder is damaged, foreign or of another version
+├── DeploymentError            a repository cannot be rendered as asked, or a person's own file is in the way
 ├── CapacityError              memory or disk does not suffice, said before the work starts
 └── DependencyError            an optional library or server binary is missing
 """
@@ -87,6 +88,11 @@ class QualityError(IngotError):
 class EngineError(IngotError):
     http_status = 503
     code = "engine_mismatch"
+
+
+class DeploymentError(IngotError):
+    exit_code = 2
+    code = "invalid_deployment"
 
 
 class CapacityError(IngotError):
