@@ -1,0 +1,153 @@
+"""One engine hosted in this process: an executor in a thread, replies out of another. Knows no Triton and no HTTP.
+
+submit() --inbox--> step thread (owns the executor) --outbox--> reply thread --> Caller.send()
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+from ingot.runtime.streams import RequestStream
+from ingot.runtime.text import Tokenizer
+
+from ingot.errors import ExecutorDiedError, IngotError, UnavailableError
+from ingot.manifest import Manifest, read_manifest
+from ingot.runtime.calls import AbortCall, Call, Describe, Description, Detokenize, Generate, Reply, Tokenize
+from ingot.runtime.messages import Abort, Stats, TokenRequest
+from ingot.runtime.replies import Caller, Outcome, Replies, Timing
+
+TICK_SECONDS = 0.5  # between two reports of the executor's counters
+JOIN_SECONDS = 30.0
+
+logger = logging.getLogger(__name__)
+
+
+class StepLoop(Protocol):
+    """What the host needs of an executor. Only the step thread calls it."""
+
+    @property
+    def has_work(self) -> bool: ...
+
+    def add(self, request: TokenRequest) -> None: ...
+
+    def abort(self, request_id: str, index: int | None = None) -> object: ...
+
+    def step(self) -> Sequence[Outcome]: ...
+
+    def stats(self) -> Stats: ...
+
+    def close(self) -> None: ...
+
+
+class Observer(Timing, Protocol):
+    """Where figures go; called by the reply thread."""
+
+    def counters(self, stats: Stats) -> None: ...
+
+
+class Host:
+    """Takes calls from any thread until closed."""
+
+    def __init__(
+        self, executor: StepLoop, tokenizer: Tokenizer, manifest: Manifest, observer: Observer | None = None
+    ) -> None:
+        self._executor = executor
+        self._tokenizer = tokenizer
+        self._manifest = manifest
+        self._observer = observer
+        self._ticked = 0.0
+        self._inbox: queue.SimpleQueue[TokenRequest | Abort | None] = queue.SimpleQueue()
+        self._outbox: queue.SimpleQueue[Sequence[Outcome] | IngotError] = queue.SimpleQueue()
+        self._replies = Replies(self._inbox.put, observer)
+        self.stats = executor.stats()
+        self._threads = [
+            threading.Thread(target=self._run, name="steps", daemon=True),
+            threading.Thread(target=self._replies.run, args=(self._outbox, self._tick), name="replies", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, call: Call, caller: Caller) -> None:
+        """Starts a call; the caller hears the rest. Raises IngotError where it cannot start: then nothing follows."""
+        match call:
+            case Generate():
+                self._replies.open(call, caller, self._stream)
+                return
+            case AbortCall():
+                self._replies.abort(call.request_id)
+                reply = Reply()
+            case Tokenize():
+                reply = Reply(token_ids=self._tokenizer.encode_prompt(call.prompt))
+            case Detokenize():
+                reply = Reply(text=self._tokenizer.decode(call.token_ids))
+            case Describe():
+                manifest = msgspec.structs.replace(self._manifest, files={})
+                vocab_size = self._tokenizer.vocab_size
+                reply = Reply(description=Description(manifest=manifest, vocab_size=vocab_size, stats=self.stats))
+        caller.send(reply, final=True)
+
+    def close(self) -> None:
+        """Ends what still runs, with an error to each caller, and gives the engine's memory back. Safe to call twice."""
+        self._inbox.put(None)
+        for thread in self._threads:
+            thread.join(JOIN_SECONDS)
+
+    def _stream(self, call: Generate) -> RequestStream:
+        return RequestStream(call.request, self._tokenizer, self._manifest.limits)
+
+    def _run(self) -> None:
+        """The step thread's work."""
+        end: IngotError = UnavailableError(
+            f"The engine {self._manifest.name} was unloaded.", mend="Ask again when it is loaded."
+        )
+        try:
+            while self._take():
+                if outcomes := self._executor.step():
+                    self._outbox.put(outcomes)
+                self.stats = self._executor.stats()
+        except Exception as error:
+            logger.exception("the executor of %s failed", self._manifest.name)
+            end = ExecutorDiedError(
+                f"The executor failed with {type(error).__name__}: {error}.", mend="Load the model again."
+            )
+        self._outbox.put(end)
+        self._executor.close()
+
+    def _take(self) -> bool:
+        """Hands what has arrived to the executor; sleeps while there is nothing to do. False when the host closes."""
+        executor = self._executor
+        while not executor.has_work or not self._inbox.empty():
+            message = self._inbox.get()
+            if message is None:
+                return False
+            if isinstance(message, Abort):
+                executor.abort(message.request_id, message.index)
+            else:
+                executor.add(message)
+        return True
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if self._observer is not None and now - self._ticked > TICK_SECONDS:
+            self._ticked = now
+            self._observer.counters(self.stats)
+
+
+def open_host(engine: Path, observer: Observer | None = None, *, max_waiting: int = 1024) -> Host:
+    """Loads an engine. Raises EngineError with the manifest's sentence where it does not fit this machine."""
+    from ingot.runtime.programs import load_program
+
+    from ingot.runtime.executor import Executor
+
+    manifest = read_manifest(engine)
+    tokenizer = Tokenizer.from_engine(engine)
+    program = load_program(engine)
+    executor = Executor(program, manifest.limits, tokenizer.eos_token_ids, max_waiting=max_waiting)
+    return Host(executor, tokenizer, manifest, observer)
