@@ -53,8 +53,10 @@ class Executor:
         if plan is not None:
             self._launched.append((plan, self._program.launch(plan)))
         if self._launched and (plan is None or len(self._launched) > self._program.steps_ahead):
-            plan, ticket = self._launched.popleft()
-            self._outbox += self._scheduler.settle(plan, ticket.result())
+            oldest, ticket = self._launched[0]
+            result = ticket.result()
+            self._launched.popleft()  # after the wait, which an interrupt may cut short
+            self._outbox += self._scheduler.settle(oldest, result)
         elif plan is None and self._scheduler.has_work:
             raise RuntimeError(f"nothing can run, and nothing is on its way: {self.stats()}")
         told, self._outbox = self._outbox, []
