@@ -4,7 +4,8 @@
     layers.N.input_norm  .qkv  .q_norm  .k_norm  .o  .post_norm  .gate_up  .down  .kv_scale
 
 In a safetensors file a weight is spread over `<name>.weight` and, where it has them, `<name>.bias`,
-`<name>.weight_scale`, `<name>.weight_scale_2`, `<name>.input_scale`, `<name>.pre_scale`.
+`<name>.weight_scale`, `<name>.weight_scale_2`, `<name>.input_scale`, `<name>.pre_scale`. Only `layers.N.kv_scale`, the
+float32 (2,) scales of an FP8 cache's keys and values, is a tensor under its own name.
 """
 
 from __future__ import annotations

@@ -17,28 +17,29 @@ PARTS = ("bias", "weight_scale", "weight_scale_2", "input_scale", "pre_scale")
 
 
 def read_weights(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Weight[Tensor]]:
-    """Weights of a whole model from `<name>.weight` and what stands beside it.
+    """Weights of a whole model from `<name>.weight` and what stands beside it; `layers.N.kv_scale` is a tensor itself.
 
     Raises EngineError for a tensor that is missing, superfluous, or of a shape or dtype that the model does not have.
     """
     wanted = set(sources(config))
     kv_scales = {f"layers.{layer}.kv_scale" for layer in range(config.num_layers)}
-    found = {key.rpartition(".")[0] for key in tensors}
+    found = {key if key in kv_scales else key.rpartition(".")[0] for key in tensors}
     if missing := sorted(wanted - found):
         raise broken(f"lacks the weight {missing[0]!r}")
     if foreign := sorted(found - wanted - kv_scales):
         raise broken(f"has a weight {foreign[0]!r}, which this model does not")
     weights = {name: read_weight(tensors, name, config) for name in sorted(found)}
-    used = {f"{name}.{part}" for name in found for part in ("weight", *PARTS)}
+    used = kv_scales | {f"{name}.{part}" for name in found for part in ("weight", *PARTS)}
     if odd := sorted(set(tensors) - used):
         raise broken(f"has a tensor {odd[0]!r}, which ingot does not know")
     return weights
 
 
 def read_weight(tensors: Mapping[str, Tensor], name: str, config: ModelConfig) -> Weight[Tensor]:
-    if f"{name}.weight" not in tensors:
-        raise broken(f"lacks the tensor {name}.weight")
-    data = tensors[f"{name}.weight"]
+    key = name if name.endswith(".kv_scale") else f"{name}.weight"
+    if key not in tensors:
+        raise broken(f"lacks the tensor {key}")
+    data = tensors[key]
     parts = {part: tensors[f"{name}.{part}"] for part in PARTS if f"{name}.{part}" in tensors}
     shape = weight_shape(config, name)
     if name.rpartition(".")[2] not in LINEARS:

@@ -106,6 +106,6 @@ class ReferenceOps:
     def _begin(self, batch: Batch[Tensor]) -> Step:
         if self._step is None or self._step.batch is not batch:
             cos, sin = cos_sin(batch.positions, self._frequencies, self._dtype)
-            plan = plan_attention(batch, self.caches[0].shape[2], self._config.windows, self._dtype)
+            plan = plan_attention(batch, self.caches[0], self._config.windows, self._dtype)
             self._step = Step(batch=batch, cos=cos, sin=sin, attention=plan)
         return self._step

@@ -1,6 +1,6 @@
 """Paged attention for whole steps in few PyTorch calls: pages gathered once per layer, then PyTorch's fused attention.
 
-Sequences that decode one token run together, padded to the longest of their group; the others run one by one.
+Sequences that decode one token run in groups, padded to the longest of each; the others run one by one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ingot.plugins.attention.reference import visible
 from ingot.plugins.quantize.e4m3 import E4M3_BIAS, e4m3_bits_as_half
 from ingot.plugins.quantize.reference import FP8
 
-SMALL = 4  # pages: groups are not split below this, where padding costs less than another call
+BLOCK = 1 << 18  # elements of keys that one call gathers: with the values, about what a core's cache holds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +40,9 @@ class AttentionPlan:
     groups: list[Group]
 
 
-def plan_attention(batch: Batch[Tensor], page_size: int, windows: Iterable[int], dtype: torch.dtype) -> AttentionPlan:
-    """Groups a step's sequences. `windows` are the layers' distinct sliding windows."""
+def plan_attention(batch: Batch[Tensor], cache: Tensor, windows: Iterable[int], dtype: torch.dtype) -> AttentionPlan:
+    """Groups a step's sequences, those of like length together. `cache` is any layer's, `windows` are those of all layers."""
+    page_size = cache.shape[2]
     starts, lengths = batch.query_starts.tolist(), batch.kv_lengths.tolist()
     distinct = sorted(set(windows))
     decoding, groups = [], []
@@ -52,28 +53,20 @@ def plan_attention(batch: Batch[Tensor], page_size: int, windows: Iterable[int],
         else:
             groups.append(prompt_group(batch, s, slice(starts[s], starts[s + 1]), length, page_size, distinct, dtype))
     decoding.sort(key=lambda s: lengths[s])
+    room = BLOCK // cache[0, 0, 0].numel()
     while decoding:
-        members = take_group(decoding, lengths, page_size)
-        groups.append(decode_group(batch, members, max(lengths[s] for s in members), page_size, distinct, dtype))
+        longest = -(-lengths[decoding[-1]] // page_size)
+        count = max(1, room // (longest * page_size))
+        members, decoding = decoding[-count:], decoding[:-count]
+        groups.append(decode_group(batch, members, longest, page_size, distinct, dtype))
     return AttentionPlan(groups=groups)
 
 
-def take_group(decoding: list[int], lengths: list[int], page_size: int) -> list[int]:
-    """Removes the longest sequence and all at least half as long, so that padding at most doubles what is read."""
-    longest = -(-lengths[decoding[-1]] // page_size)
-    least = longest // 2 * page_size if longest > SMALL else 0
-    first = next(i for i, s in enumerate(decoding) if lengths[s] > least)
-    members = decoding[first:]
-    del decoding[first:]
-    return members
-
-
 def decode_group(
-    batch: Batch[Tensor], members: list[int], longest: int, page_size: int, windows: list[int], dtype: torch.dtype
+    batch: Batch[Tensor], members: list[int], num_pages: int, page_size: int, windows: list[int], dtype: torch.dtype
 ) -> Group:
     chosen = torch.tensor(members, device=batch.kv_lengths.device)
     lengths = batch.kv_lengths[chosen].unsqueeze(1)
-    num_pages = -(-longest // page_size)
     table = batch.page_table[chosen, :num_pages]
     # Entries past a context are arbitrary: the sequence's first page stands in, masked.
     past = torch.arange(num_pages, device=table.device) * page_size >= lengths

@@ -1,0 +1,23 @@
+"""The executable forwards of engines, one module per target. Choosing one imports only what that target needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ingot.errors import EngineError
+from ingot.manifest import Manifest
+from ingot.runtime.plan import Program
+
+TARGETS = ("cpu",)
+
+
+def load_program(engine: Path, manifest: Manifest) -> Program:
+    """The program of a checked engine folder. Raises EngineError for a target this ingot cannot run."""
+    if manifest.target == "cpu":
+        from ingot.runtime.programs.cpu import load_cpu_program
+
+        return load_cpu_program(engine, manifest)
+    raise EngineError(
+        f"{engine} was compiled for target {manifest.target!r}; this ingot runs {', '.join(TARGETS)}.",
+        mend="Build it for one of these: ingot build MODEL -o DIR --target cpu.",
+    )

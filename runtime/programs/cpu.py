@@ -1,0 +1,167 @@
+"""The cpu target's program: reference ops, eager, one step at a time. Knows plans and tensors, not why a plan is as it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ingot.errors import EngineError
+from ingot.manifest import Limits, Manifest
+from ingot.network.config import ModelConfig
+from ingot.network.decoder import decoder
+from ingot.network.weights import Weight
+from ingot.plugins.attention.cache import allocate_caches
+from ingot.plugins.dtypes import torch_dtype
+from ingot.plugins.load import read_weights
+from ingot.plugins.reference_ops import ReferenceOps
+from ingot.runtime.logprobs import token_logprobs
+from ingot.runtime.plan import Slice, StepPlan, StepResult, TokenLogprobs
+from ingot.runtime.programs.batch import Layout, RowTables
+from ingot.runtime.sampler import Sampler
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A ticket whose step is over: on a CPU there is nothing to wait for."""
+
+    done: StepResult
+
+    def result(self) -> StepResult:
+        return self.done
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredPrompt:
+    """A row whose prompt's log-probabilities are wanted, with that many alternatives."""
+
+    tokens: list[int]
+    alternatives: int
+
+
+class CpuProgram:
+    """Program of runtime/plan.py over canonical weights. `limits.num_pages` must be set."""
+
+    steps_ahead = 0
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Mapping[str, Weight[Tensor]],
+        limits: Limits,
+        *,
+        dtype: torch.dtype,
+        kv_dtype: torch.dtype | None = None,
+    ) -> None:
+        if limits.num_pages is None:
+            raise EngineError("A cpu engine's limits name no num_pages.", mend="Build it again.")
+        self.num_pages = limits.num_pages
+        self.page_size = limits.page_size
+        self.max_num_seqs = limits.max_num_seqs
+        self.vocab_size = config.vocab_size
+        self._config = config
+        with torch.inference_mode():
+            caches = allocate_caches(config, limits.num_pages, limits.page_size, kv_dtype or dtype)
+            self._ops = ReferenceOps(config, weights, caches, dtype=dtype)
+        self._tables = RowTables(limits)
+        self._sampler = Sampler(
+            max_num_seqs=limits.max_num_seqs, vocab_size=config.vocab_size, eos_token_ids=config.eos_token_ids
+        )
+        self._scored: dict[int, ScoredPrompt] = {}
+
+    def launch(self, plan: StepPlan) -> Settled:
+        for row in plan.departures:
+            self._sampler.release(row)
+            self._scored.pop(row, None)
+        for arrival in plan.arrivals:
+            self._sampler.admit(arrival)
+            self._scored.pop(arrival.row, None)
+            if arrival.params.prompt_logprobs is not None:
+                self._scored[arrival.row] = ScoredPrompt(arrival.prompt_tokens, arrival.params.prompt_logprobs)
+        if not plan.slices:
+            return Settled(StepResult(tokens=[], logprobs=[], prompt_logprobs=[]))
+        with torch.inference_mode():
+            return Settled(self._run(plan.slices))
+
+    def close(self) -> None:
+        self._ops.caches.clear()
+
+    def _run(self, slices: list[Slice]) -> StepResult:
+        scored = [(i, n) for i, part in enumerate(slices) if (n := self._num_scored(part))]
+        layout = self._tables.layout(slices, scored)
+        logits = decoder(self._ops, self._config, layout.batch)
+        tokens, logprobs = self._sample(logits[: len(layout.sampling)], layout, len(slices))
+        prompt_logprobs: list[list[TokenLogprobs] | None] = [None] * len(slices)
+        first = len(layout.sampling)
+        for i, n in scored:
+            prompt_logprobs[i] = self._score(slices[i], logits[first : first + n])
+            first += n
+        return StepResult(tokens=tokens, logprobs=logprobs, prompt_logprobs=prompt_logprobs)
+
+    def _sample(self, logits: Tensor, layout: Layout, num_slices: int) -> tuple[list[int], list[TokenLogprobs | None]]:
+        """By slice; -1 and None for those that do not sample."""
+        tokens, logprobs = [-1] * num_slices, [None] * num_slices
+        if not layout.sampling:
+            return tokens, list(logprobs)
+        sampled = self._sampler.sample(logits, layout.rows, layout.positions)
+        self._tables.remember(layout.rows, sampled)
+        entries = self._sampler.logprobs(logits, layout.rows, sampled)
+        found: list[TokenLogprobs | None] = list(logprobs)
+        for i, token, entry in zip(layout.sampling, sampled.tolist(), entries, strict=True):
+            tokens[i], found[i] = token, entry
+        return tokens, found
+
+    def _num_scored(self, part: Slice) -> int:
+        """How many of the slice's tokens are followed by a prompt token whose log-probability is wanted."""
+        prompt = self._scored.get(part.row)
+        return 0 if prompt is None else max(0, min(len(part.tokens), len(prompt.tokens) - 1 - part.start))
+
+    def _score(self, part: Slice, logits: Tensor) -> list[TokenLogprobs]:
+        prompt = self._scored[part.row]
+        followers = torch.tensor(prompt.tokens[part.start + 1 : part.start + 1 + len(logits)])
+        return token_logprobs(logits, followers, [prompt.alternatives] * len(logits))
+
+
+def load_cpu_program(
+    engine: Path, manifest: Manifest, *, num_pages: int | None = None, threads: int | None = None
+) -> CpuProgram:
+    """Maps the engine's weights and widens them to the engine's dtype. `num_pages` overrides the built pool's size,
+    `threads` PyTorch's number of threads. Raises EngineError where files do not make the model the manifest promises."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    config = ModelConfig.from_hf(json.loads((engine / "config.json").read_text()))
+    limits = manifest.limits
+    if num_pages is not None:
+        limits = Limits(
+            max_model_len=limits.max_model_len,
+            max_num_seqs=limits.max_num_seqs,
+            max_num_batched_tokens=limits.max_num_batched_tokens,
+            page_size=limits.page_size,
+            num_pages=num_pages,
+        )
+    return CpuProgram(
+        config,
+        read_weights(read_tensors(engine / "weights"), config),
+        limits,
+        dtype=torch_dtype(manifest.dtype),
+        kv_dtype=torch_dtype(manifest.kv_dtype),
+    )
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder's safetensors files, mapped rather than read."""
+    tensors: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except SafetensorError as error:
+            raise EngineError(
+                f"{path} is not a sound safetensors file ({error}).", mend="Build the engine again."
+            ) from error
+    return tensors
