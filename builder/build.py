@@ -65,7 +65,8 @@ class Build:
 
     def run(self, out: Path, export: Path | None) -> Path:
         job = self.job
-        wanted = needs(job.config, checkpoint=job.checkpoint.nbytes, quant=job.recipe.quant, dtype=job.dtype)
+        quant = job.quant if job.declared.quant == "none" else "none"
+        wanted = needs(job.config, checkpoint=job.checkpoint.nbytes, quant=quant, dtype=job.dtype)
         self.reporter.show(needs_table(wanted, self.cache.root, out))
         wanted.check(self.cache.root, out)
         quantized = self.quantize()

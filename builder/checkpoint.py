@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 INDEX = "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-KEPT_FILES = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "chat_template*")
-KEPT_FILES += ("vocab.json", "merges.txt", "added_tokens.json")
+KEPT_FILES = (
+    *("config.json", "generation_config.json", "chat_template*"),
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
+)
 MAX_JSON = 64 << 20
 
 

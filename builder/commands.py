@@ -20,7 +20,7 @@ from ingot.manifest import check_files, read_manifest
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
-class ByteSize(click.ParamType):
+class ByteSize(click.ParamType[int]):
     """A number of bytes, with a unit: 1073741824, 512MiB, 4G."""
 
     name = "bytes"
@@ -50,9 +50,10 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
         elif spec.name == "kv_memory":
             kind = {"type": ByteSize()}
         shown = spec.default is not None and spec.type != "bool"
-        secret = {"envvar": "HF_TOKEN"} if spec.metadata["secret"] else {}
+        if spec.metadata["secret"]:
+            kind["envvar"] = "HF_TOKEN"
         command = click.option(
-            option(spec.name), default=spec.default, help=spec.metadata["help"], show_default=shown, **kind, **secret
+            option(spec.name), default=spec.default, help=spec.metadata["help"], show_default=shown, **kind
         )(command)
     return command
 

@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ingot.builder.hush import hushed
+
 
 class TransformersModel:
     """Runs every text when made and keeps each layer's output. For models whose hidden states fit in memory."""
 
     def __init__(self, folder: Path, texts: Sequence[Sequence[int]], device: str) -> None:
-        from transformers import AutoModelForCausalLM
-
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
-        self._model = model.eval().to(device)
+        self._model = load(folder)
+        self._model.to(device)
         layers = self._model.model.layers
         self._outputs: list[list[Tensor]] = [[] for _ in layers]
         for layer, module in enumerate(layers):
@@ -42,3 +42,10 @@ class TransformersModel:
             self._outputs[layer].append((output[0] if isinstance(output, tuple) else output)[0])
 
         return hook
+
+
+def load(folder: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    with hushed():
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")

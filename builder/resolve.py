@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ingot.network.weights import INT4_GROUP, LINEARS, NVFP4_GROUP, linear_shape
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What is going to be built."""
+    """What is going to be built. Its recipe names what `auto` and an already quantized checkpoint came to."""
 
     recipe: Recipe
     source: Source
@@ -28,11 +28,23 @@ class Job:
     digest: str  # of the checkpoint
     config: ModelConfig
     declared: Declared
-    target: str
-    dtype: str
-    quant: str  # the checkpoint's own where it is quantized already
-    kv_dtype: str
     limits: Limits
+
+    @property
+    def target(self) -> str:
+        return self.recipe.target
+
+    @property
+    def dtype(self) -> str:
+        return self.recipe.dtype
+
+    @property
+    def quant(self) -> str:
+        return self.recipe.quant
+
+    @property
+    def kv_dtype(self) -> str:
+        return kv_dtype_of(self.recipe.kv, self.recipe.dtype)
 
     @property
     def name(self) -> str:
@@ -59,13 +71,14 @@ def resolve(recipe: Recipe, *, endpoint: str | None = None) -> Job:
     if declared.quant != "none" and recipe.quant not in ("none", declared.quant):
         raise RecipeError(
             f"{recipe.model} is already quantized as {declared.quant}; --quant asks for {recipe.quant}.",
-            mend=f"Leave --quant out to build it as it is, or give the unquantized checkpoint.",
+            mend="Leave --quant out to build it as it is, or give the unquantized checkpoint.",
         )
     quant = recipe.quant if declared.quant == "none" else declared.quant
     if declared.quant == "none":
         check_groups(config, quant)
     dtype = recipe.dtype if recipe.dtype != "auto" else "float32" if target == "cpu" else config.dtype
-    kv_dtype = kv_dtype_of("fp8" if "fp8" in (recipe.kv, declared.kv) else "auto", dtype)
+    kv = "fp8" if "fp8" in (recipe.kv, declared.kv) else "auto"
+    recipe = replace(recipe, target=target, dtype=dtype, quant=quant, kv=kv)
     return Job(
         recipe=recipe,
         source=source,
@@ -73,11 +86,7 @@ def resolve(recipe: Recipe, *, endpoint: str | None = None) -> Job:
         digest=checkpoint.digest(),
         config=config,
         declared=declared,
-        target=target,
-        dtype=dtype,
-        quant=quant,
-        kv_dtype=kv_dtype,
-        limits=plan_limits(recipe, config, target=target, kv_dtype=kv_dtype),
+        limits=plan_limits(recipe, config, target=target, kv_dtype=kv_dtype_of(kv, dtype)),
     )
 
 

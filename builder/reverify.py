@@ -22,10 +22,10 @@ def verify_engine(engine: Path, manifest: Manifest, *, model: str | None, report
     known = {spec.name for spec in dataclasses.fields(Recipe)}
     if set(manifest.recipe) - known:
         raise EngineError(
-            f"The recipe of {engine} has a knob {sorted(set(manifest.recipe) - known)[0]!r}, which this ingot does not know.",
+            f"The recipe of {engine} has a knob {min(set(manifest.recipe) - known)!r}, which this ingot does not know.",
             mend=f"Build it again: {manifest.rebuild}",
         )
-    recipe = Recipe(**{**manifest.recipe, "model": model or manifest.recipe["model"], "target": manifest.target})
+    recipe = Recipe(**{**manifest.recipe, "model": model or manifest.recipe["model"]})
     with reporter.stage("resolve"):
         job = resolve(recipe)
     if job.digest != manifest.source["digest"]:

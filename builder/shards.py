@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, Self
 
 import torch
 
@@ -44,7 +44,7 @@ class ShardWriter:
         self.header_bytes = 0
         self.nbytes = 0  # of all tensors so far
 
-    def __enter__(self) -> ShardWriter:
+    def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
         return self
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ingot.builder.targets import CompileJob, Compiled
+from ingot.builder.targets import Compiled, CompileJob
 
 
 def compile_engine(job: CompileJob, folder: Path) -> Compiled:

@@ -7,21 +7,28 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from typing import Any, NamedTuple
 
 import click
 
 from ingot import __version__
-from ingot.errors import IngotError
+from ingot.errors import DependencyError, IngotError
 
-# name -> where it lives and its line in `ingot --help`
+
+class Entry(NamedTuple):
+    place: str  # module:attribute
+    help: str  # its line in `ingot --help`
+    extra: str  # the pip extra that brings what it imports
+
+
 COMMANDS = {
-    "build": ("ingot.builder.commands:build", "Build an engine from a checkpoint."),
-    "inspect": ("ingot.builder.commands:inspect", "Show what an engine is."),
-    "verify": ("ingot.builder.commands:verify", "Check an engine's files and its quality again."),
-    "doctor": ("ingot.builder.doctor:doctor", "Say what this machine can build and serve."),
-    "render": ("ingot.templates.commands:render", "Write a Triton model repository for engines."),
-    "serve": ("ingot.client.commands:serve", "Serve an engine over the OpenAI API."),
-    "ask": ("ingot.client.commands:ask", "Ask a running server."),
+    "build": Entry("ingot.builder.commands:build", "Build an engine from a checkpoint.", "build"),
+    "inspect": Entry("ingot.builder.commands:inspect", "Show what an engine is.", "build"),
+    "verify": Entry("ingot.builder.commands:verify", "Check an engine's files and its quality again.", "build"),
+    "doctor": Entry("ingot.builder.doctor:doctor", "Say what this machine can build and serve.", "build"),
+    "render": Entry("ingot.templates.commands:render", "Write a Triton model repository for engines.", "triton"),
+    "serve": Entry("ingot.client.commands:serve", "Serve an engine over the OpenAI API.", "serve"),
+    "ask": Entry("ingot.client.commands:ask", "Ask a running server.", "demo"),
 }
 
 
@@ -34,13 +41,25 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        module, _, attribute = COMMANDS[cmd_name].place.partition(":")
         command: click.Command = getattr(import_module(module), attribute)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] == "ingot":
+                raise
+            extra = COMMANDS[str(ctx.invoked_subcommand)].extra
+            raise DependencyError(
+                f"ingot {ctx.invoked_subcommand} needs the package {error.name}, which is not installed.",
+                mend=f"Install it: pip install 'ingot[{extra}]'.",
+            ) from error
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, help) for name, (_, help) in COMMANDS.items()])
+            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

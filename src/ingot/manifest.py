@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
@@ -13,6 +15,7 @@ from ingot.errors import EngineError
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
+PROGRAM_FOLDERS = ("weights", "kernels", "plan")  # everything in them is loaded
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -79,17 +82,61 @@ def read_manifest(engine: Path) -> Manifest:
 
 
 def check_files(engine: Path, manifest: Manifest) -> None:
-    """Compares every file with its record, before anything is read from them. Raises EngineError at the first difference."""
+    """Compares every file with its record, before anything is read from them. Raises EngineError at the first difference.
+
+    A file that programs read and the manifest does not list (a renamed one, a shard of another engine) is one too.
+    """
     mend = f"Build it again: {manifest.rebuild}"
     for name, record in manifest.files.items():
         path = engine / name
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise EngineError(f"The manifest of {engine} lists {name!r}, outside the engine.", mend=mend)
         if not path.is_file():
             raise EngineError(f"{engine} lacks {name}, which its manifest lists.", mend=mend)
         size = path.stat().st_size
         if size != record.size:
             raise EngineError(f"{path} has {size} bytes; the manifest says {record.size}.", mend=mend)
-        if file_digest(path) != record.sha256:
-            raise EngineError(f"{path} does not have the digest the manifest lists: its content changed.", mend=mend)
+    for folder in PROGRAM_FOLDERS:
+        for path in sorted((engine / folder).rglob("*")):
+            if path.is_file() and path.relative_to(engine).as_posix() not in manifest.files:
+                raise EngineError(
+                    f"{path} is not in the manifest.", mend=f"Remove it, or build again: {manifest.rebuild}"
+                )
+    with ThreadPoolExecutor() as pool:
+        digests = pool.map(file_digest, (engine / name for name in manifest.files))
+        for (name, record), digest in zip(manifest.files.items(), digests, strict=True):
+            if digest != record.sha256:
+                raise EngineError(
+                    f"{engine / name} does not have the digest the manifest lists: its content changed.", mend=mend
+                )
+
+
+def check_host(
+    engine: Path, manifest: Manifest, *, target: str, sm: int | None = None, versions: Mapping[str, str] | None = None
+) -> None:
+    """Compares what the engine was compiled for with where it is to run. Raises EngineError at the first difference.
+
+    `target` is the program's, `sm` the GPU's compute capability (90 for 9.0), `versions` those libraries of this machine
+    that compiled code depends on: an engine built with others is refused.
+    """
+    if manifest.target != target:
+        raise EngineError(
+            f"{engine} was compiled for target {manifest.target}; this is to run on {target}.",
+            mend=f"Serve it on a {manifest.target} machine, or build it for this one: ingot build --target {target}.",
+        )
+    if manifest.sm and sm not in manifest.sm:
+        have = "no GPU" if sm is None else f"a GPU of SM {sm / 10}"
+        raise EngineError(
+            f"{engine} was compiled for SM {', '.join(str(known / 10) for known in manifest.sm)}; this machine has {have}.",
+            mend=f"Build it again on this machine: {manifest.rebuild}",
+        )
+    for name, found in (versions or {}).items():
+        built = manifest.versions.get(name)
+        if built != found:
+            raise EngineError(
+                f"{engine} was compiled with {name} {built}; this machine has {found}.",
+                mend=f"Install {name}=={built}, or build again: {manifest.rebuild}",
+            )
 
 
 def record_files(engine: Path) -> dict[str, FileRecord]:
