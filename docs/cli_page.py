@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ingot.cli import main
+from ingot.cli import cli
 
 HEAD = """# The command line
 
@@ -25,7 +25,7 @@ def pages(command: click.Command, name: str, parent: click.Context | None = None
 
 
 def render() -> str:
-    return "\n".join([HEAD, *pages(main, "ingot")])
+    return "\n".join([HEAD, *pages(cli, "ingot")])
 
 
 if __name__ == "__main__":

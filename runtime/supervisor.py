@@ -214,7 +214,8 @@ class Supervisor:
                     return f"the engine did not load within {options.load_timeout:.0f} s"
                 continue
             self._quiet_ticks += 1
-            self._stuck_ticks = self._stuck_ticks + 1 if self.stats is not None and self.stats.running else 0
+            busy = self.stats is not None and self.stats.running + self.stats.waiting > 0
+            self._stuck_ticks = self._stuck_ticks + 1 if busy else 0
             if self._quiet_ticks * TICK_SECONDS > options.heartbeat_timeout:
                 return f"it sent nothing for {options.heartbeat_timeout:.0f} s"
             if self._stuck_ticks * TICK_SECONDS > options.step_timeout:

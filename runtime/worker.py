@@ -42,14 +42,14 @@ logger = logging.getLogger(__name__)
 
 
 class StepLoop(Protocol):
-    """What the worker needs of an executor."""
+    """What the worker needs of an executor; all of it is called by one thread."""
 
     @property
     def has_work(self) -> bool: ...
 
     def add(self, request: TokenRequest) -> None: ...
 
-    def abort(self, request_id: str, index: int | None = None) -> Sequence[TokenChunk]: ...
+    def abort(self, request_id: str, index: int | None = None) -> None: ...
 
     def step(self) -> Sequence[TokenChunk | RequestFailed]: ...
 
@@ -92,11 +92,13 @@ class Worker:
 
     def _serve(self, executor: StepLoop) -> None:
         while True:
-            replies: list[FromExecutor] = []
             for message in self._take(wait=not executor.has_work):
-                replies += apply(executor, message)
-            if executor.has_work:
-                replies += executor.step()
+                if isinstance(message, Abort):
+                    executor.abort(message.request_id, message.index)
+                else:
+                    executor.add(message)
+            self._stats = executor.stats()  # a heartbeat during the step says that there is work
+            replies = executor.step() if executor.has_work else []
             self._stats = executor.stats()
             self._send([*replies, self._stats])
 
@@ -131,17 +133,6 @@ class Worker:
             time.sleep(HEARTBEAT_SECONDS)
             if self._stats is not None:
                 self._send([self._stats])
-
-
-def apply(executor: StepLoop, message: ToExecutor) -> list[FromExecutor]:
-    """Hands one message to the executor; what it refuses is answered, and the loop goes on."""
-    if isinstance(message, Abort):
-        return [*executor.abort(message.request_id, message.index)]
-    try:
-        executor.add(message)
-    except IngotError as error:
-        return [RequestFailed(request_id=message.request_id, code=error.code, message=error.message, mend=error.mend)]
-    return []
 
 
 def load_from(loader: str, engine: Path) -> StepLoop:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 import msgspec
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 
 from ingot.errors import IngotError, RequestError
@@ -61,29 +62,27 @@ def error_event(error: Exception) -> bytes:
 
 
 def from_validation(error: ValidationError) -> RequestError:
-    """The first thing wrong with a body. Of a union, the alternative that came furthest speaks."""
-    details = max(error.errors(include_url=False, include_context=False), key=lambda found: len(found["loc"]))
-    unknown = [found for found in error.errors(include_url=False) if found["type"] == "extra_forbidden"]
+    """The first field that is wrong. Where it may be of several kinds, what each would need."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    unknown = [one["loc"] for one in found if one["type"] == "extra_forbidden" and in_no_union(one["loc"])]
     if unknown:
         param = path_of(unknown[0])
         return RequestError(f"Unknown field '{param}'.", mend="Remove it.", param=param)
-    param = path_of(details)
-    message = f"'{param}': {details['msg']}."
-    return RequestError(message, mend="See /docs for the fields and their ranges.", param=param)
+    same_field = [one for one in found if one["loc"][:1] == found[0]["loc"][:1]]
+    shared = takewhile(lambda parts: len(set(parts)) == 1, zip(*(one["loc"] for one in same_field), strict=False))
+    param = path_of([parts[0] for parts in shared])
+    needs = ", or: ".join(dict.fromkeys(one["msg"] for one in same_field))
+    return RequestError(f"'{param}': {needs}.", mend="See /docs for the fields and their ranges.", param=param)
 
 
-def path_of(details: ErrorDetails) -> str:
-    """`messages[0].content` out of pydantic's location; names of union members are left out."""
-    path = ""
-    for part in details["loc"]:
-        if isinstance(part, int):
-            path += f"[{part}]"
-        elif path == "" or (part.isidentifier() and part not in UNION_MEMBERS):
-            path += f".{part}" if path else part
-    return path
+def in_no_union(location: Sequence[int | str]) -> bool:
+    """pydantic names the kind within a union, `list[TextPart]`; every field of ours is an identifier in lower case."""
+    return all(isinstance(part, int) or "[" not in part for part in location)
 
 
-UNION_MEMBERS = {"str", "int", "float", "bool", "list", "dict", "constrained-str", "TextPart"}
+def path_of(location: Sequence[int | str]) -> str:
+    """`messages[0].content` out of pydantic's location."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
 
 
 def install(app: FastAPI) -> None:

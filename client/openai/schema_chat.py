@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from ingot.client.openai.schema_sampling import MAX_LOGPROBS, STRICT, SamplingFields
+from ingot.client.openai.schema_sampling import COUNT_BOUND, MAX_LOGPROBS, STRICT, SamplingFields
 
 
 class TextPart(BaseModel):
@@ -45,7 +45,7 @@ class Message(BaseModel):
 
 class ChatRequest(SamplingFields):
     messages: Annotated[list[Message], Field(fail_fast=True, min_length=1)]
-    max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
+    max_completion_tokens: Annotated[int | None, Field(ge=1, lt=COUNT_BOUND)] = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, Field(ge=0, le=MAX_LOGPROBS)] = None
     tools: list[dict[str, Any]] | None = None

@@ -14,9 +14,11 @@ MAX_SEQUENCES = 128  # n
 MAX_LOGPROBS = 20
 MAX_STOPS = 256
 SEED_BOUND = 1 << 63
+COUNT_BOUND = 1 << 31
 
 StopString = Annotated[str, Field(min_length=1, max_length=1024)]
-TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
+Count = Annotated[int, Field(ge=0, lt=COUNT_BOUND)]
+TokenId = Count
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
@@ -32,7 +34,7 @@ class SamplingFields(BaseModel):
     model_config = STRICT
 
     model: Annotated[str, Field(min_length=1, max_length=512)]
-    max_tokens: Annotated[int | None, Field(ge=0)] = None
+    max_tokens: Count | None = None
     n: Annotated[int | None, Field(ge=1, le=MAX_SEQUENCES)] = None
     temperature: Annotated[float | None, Field(ge=0)] = None
     top_p: Annotated[float | None, Field(gt=0, le=1)] = None
@@ -46,19 +48,19 @@ class SamplingFields(BaseModel):
     user: str | None = None
 
     # vLLM's extras
-    top_k: Annotated[int | None, Field(ge=-1)] = None
+    top_k: Annotated[int | None, Field(ge=-1, lt=COUNT_BOUND)] = None
     min_p: Annotated[float | None, Field(ge=0, le=1)] = None
     repetition_penalty: Annotated[float | None, Field(gt=0)] = None
     stop_token_ids: Annotated[list[TokenId], Field(fail_fast=True, max_length=MAX_STOPS)] | None = None
     ignore_eos: bool | None = None
-    min_tokens: Annotated[int | None, Field(ge=0)] = None
+    min_tokens: Count | None = None
     skip_special_tokens: bool | None = None
     include_stop_str_in_output: bool | None = None
     prompt_logprobs: Annotated[int | None, Field(ge=0, le=MAX_LOGPROBS)] = None
     add_special_tokens: bool | None = None
     return_token_ids: bool | None = None
     cache_salt: Annotated[str | None, Field(min_length=1, max_length=256)] = None
-    priority: Annotated[int | None, Field(ge=-(1 << 31), lt=1 << 31)] = None
+    priority: Annotated[int | None, Field(ge=-COUNT_BOUND, lt=COUNT_BOUND)] = None
 
     @property
     def include_usage(self) -> bool:

@@ -127,8 +127,7 @@ class CompletionEvents:
         outcome.add(chunk)
         choice = completion_choice(index, outcome, self._prompt_texts[prompt], self._ask)
         choice.pop("prompt_token_ids", None)
-        shown = [*(chunk.prompt_logprobs or []), *(chunk.logprobs or [])]
-        self._offsets[index] = sum(len(one.text) for one in shown if one is not None)
+        self._offsets[index] = len(self._prompt_texts[prompt]) + sum(len(one.text) for one in chunk.logprobs or [])
         return _encode(choice)
 
     def end(self) -> bytes:

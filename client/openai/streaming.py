@@ -16,6 +16,8 @@ from ingot.client.openai.replies import Outcome
 from ingot.client.openai.sse import DONE
 from ingot.runtime.request import Chunk
 
+STALL_SECONDS = 60.0
+
 T = TypeVar("T")
 Numbered = AsyncGenerator[tuple[int, Chunk], None]
 
@@ -126,27 +128,45 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, first: bytes, rest: AsyncGenerator[bytes, None]) -> None:
+    def __init__(
+        self, first: bytes, rest: AsyncGenerator[bytes, None], *, stall_seconds: float = STALL_SECONDS
+    ) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._first, self._rest = first, rest
+        self._stall_seconds = stall_seconds
+        self._sends, self._sending = 0, False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         pump = asyncio.create_task(self._pump(send))
         gone = asyncio.create_task(disconnected(receive))
+        cut = asyncio.create_task(self._stalled())
         try:
-            await asyncio.wait({pump, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({pump, gone, cut}, return_when=asyncio.FIRST_COMPLETED)
             if pump.done():
                 pump.result()
         finally:
-            pump.cancel()
-            gone.cancel()
-            await asyncio.gather(pump, gone, return_exceptions=True)
+            for task in (pump, gone, cut):
+                task.cancel()
+            await asyncio.gather(pump, gone, cut, return_exceptions=True)
             await self._rest.aclose()
 
     async def _pump(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": self._first, "more_body": True})
+        await self._write(send, self._first)
         async for event in self._rest:
-            await send({"type": "http.response.body", "body": event, "more_body": True})
+            await self._write(send, event)
         await send({"type": "http.response.body", "body": b""})
+
+    async def _write(self, send: Send, event: bytes) -> None:
+        self._sending = True
+        await send({"type": "http.response.body", "body": event, "more_body": True})
+        self._sending = False
+        self._sends += 1
+
+    async def _stalled(self) -> None:
+        """Returns when one event could not be handed to the socket for long: the client keeps it open and does not read."""
+        sends = -1
+        while not (self._sending and self._sends == sends):
+            sends = self._sends
+            await asyncio.sleep(self._stall_seconds)

@@ -1,0 +1,87 @@
+"""Keys, body sizes and request ids: what every request passes, whatever its route."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from starlette.routing import Route
+from tests.client.fake_backend import NAME, FakeBackend
+from tests.client.served import served
+
+from ingot.client.openai.app import create_app
+from ingot.client.openai.gate import GateOptions
+
+KEYS = ("first key", "second")
+LIMIT = 4096
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[str]:
+    with served(FakeBackend(), GateOptions(api_keys=KEYS, max_body_bytes=LIMIT)) as url:
+        yield url
+
+
+def every_route() -> list[tuple[str, str]]:
+    routes = [route for route in create_app(FakeBackend()).routes if isinstance(route, Route)]
+    return sorted(
+        {(method, route.path.replace("{name:path}", NAME)) for route in routes for method in route.methods or ()}
+    )
+
+
+def test_the_walk_sees_the_routes() -> None:
+    paths = {path for _, path in every_route()}
+    assert {"/health", "/metrics", "/docs", "/openapi.json", "/v1/chat/completions", "/tokenize"} <= paths
+
+
+@pytest.mark.parametrize(("method", "path"), [*every_route(), ("GET", "/nowhere"), ("OPTIONS", "/v1/models")])
+def test_nothing_answers_without_a_key(guarded: str, method: str, path: str) -> None:
+    for headers in (
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": "Basic second"},
+        {"Authorization": "second"},
+    ):
+        reply = httpx.request(method, guarded + path, headers=headers)
+        assert reply.status_code == 401
+        assert reply.headers["www-authenticate"] == "Bearer"
+        if method != "HEAD":
+            assert reply.json()["error"]["code"] == "invalid_api_key"
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_each_key_opens(guarded: str, key: str) -> None:
+    assert httpx.get(guarded + "/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code == 200
+
+
+def test_health_can_be_left_open() -> None:
+    with served(FakeBackend(), GateOptions(api_keys=KEYS, open_health=True)) as url:
+        assert httpx.get(url + "/health").status_code == 200
+        assert httpx.get(url + "/metrics").status_code == 401
+
+
+def test_bodies_are_bounded(guarded: str) -> None:
+    headers = {"Authorization": "Bearer second", "Content-Type": "application/json"}
+    large = json.dumps({"model": NAME, "prompt": "x" * LIMIT}).encode()
+    said = httpx.post(guarded + "/v1/completions", content=large, headers=headers)
+    unsaid = httpx.post(guarded + "/v1/completions", content=iter([large[:3000], large[3000:]]), headers=headers)
+    assert said.status_code == unsaid.status_code == 413
+    assert said.json()["error"]["message"] == unsaid.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("given", ["", "x" * 5000, "a\x07b", "a\x1b[31m"])
+def test_request_ids_that_could_harm_a_log_are_replaced(guarded: str, given: str) -> None:
+    host, port = guarded.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=5) as raw:
+        raw.sendall(f"GET /health HTTP/1.1\r\nHost: x\r\nX-Request-Id: {given}\r\nConnection: close\r\n\r\n".encode())
+        reply = b"".join(iter(lambda: raw.recv(65536), b"")).decode()
+    assert f"X-Request-Id: {given}\r\n".lower() not in reply.lower() or not given
+    assert " 401 " in reply or " 400 " in reply
+
+
+def test_a_sane_request_id_comes_back(guarded: str) -> None:
+    assert httpx.get(guarded + "/health", headers={"X-Request-Id": "job-7"}).headers["x-request-id"] == "job-7"
+    assert len(httpx.get(guarded + "/health").headers["x-request-id"]) == 32

@@ -1,0 +1,102 @@
+"""Text completions, tokens and models as the official client sees them, over a real socket."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from tests.client.fake_backend import NAME, FakeBackend
+
+
+@pytest.mark.parametrize(
+    ("prompt", "texts"),
+    [("abc", ["ABC"]), (["ab", "c"], ["AB", "C"]), ([97, 98], ["AB"]), ([[97], [98, 99]], ["A", "BC"])],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_prompts_of_every_kind(client: openai.OpenAI, prompt: Any, texts: list[str], stream: bool) -> None:
+    expected = [text for text in texts for _ in range(2)]
+    if not stream:
+        reply = client.completions.create(model=NAME, prompt=prompt, n=2, best_of=2)
+        assert [choice.text for choice in reply.choices] == expected
+        assert [choice.index for choice in reply.choices] == [*range(len(expected))]
+        assert reply.usage is not None
+        assert reply.usage.prompt_tokens == sum(map(len, texts))
+        assert reply.usage.completion_tokens == 2 * sum(map(len, texts))
+        return
+    said = [""] * len(expected)
+    chunks = [
+        *client.completions.create(model=NAME, prompt=prompt, n=2, stream=True, stream_options={"include_usage": True})
+    ]
+    for chunk in chunks:
+        for choice in chunk.choices:
+            said[choice.index] += choice.text
+    assert said == expected
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.total_tokens == 3 * sum(map(len, texts))
+
+
+def test_default_is_sixteen_tokens(client: openai.OpenAI) -> None:
+    reply = client.completions.create(model=NAME, prompt="x" * 40)
+    assert reply.choices[0].text == "X" * 16
+    assert reply.choices[0].finish_reason == "length"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_echo_with_logprobs(client: openai.OpenAI, stream: bool) -> None:
+    ask: dict[str, Any] = {"model": NAME, "prompt": "abc", "echo": True, "logprobs": 1, "max_tokens": 2}
+    if stream:
+        choices = [choice for chunk in client.completions.create(**ask, stream=True) for choice in chunk.choices]
+    else:
+        choices = client.completions.create(**ask).choices
+    assert "".join(choice.text for choice in choices) == "abcAB"
+    logprobs = [choice.logprobs for choice in choices if choice.logprobs]
+    assert [token for one in logprobs for token in one.tokens or []] == list("abcAB")
+    assert [offset for one in logprobs for offset in one.text_offset or []] == [0, 1, 2, 3, 4]
+    assert [value for one in logprobs for value in one.token_logprobs or []] == [None, -0.5, -0.5, -0.5, -0.5]
+    assert [best for one in logprobs for best in one.top_logprobs or []][-1] == {"B": -0.5}
+
+
+def test_scoring_a_prompt_generates_nothing(client: openai.OpenAI, backend: FakeBackend) -> None:
+    reply = client.completions.create(model=NAME, prompt="abc", echo=True, logprobs=0, max_tokens=0)
+    (choice,) = reply.choices
+    assert choice.text == "abc"
+    assert choice.logprobs is not None
+    assert choice.logprobs.tokens == ["a", "b", "c"]
+    assert reply.usage is not None
+    assert reply.usage.completion_tokens == 0
+    assert backend.seen[-1].params.max_tokens == 1
+
+
+def test_token_ids_and_prompt_logprobs(url: str) -> None:
+    ask = {"model": NAME, "prompt": [97, 98], "return_token_ids": True, "prompt_logprobs": 1}
+    (choice,) = httpx.post(url + "/v1/completions", json=ask).json()["choices"]
+    assert (choice["prompt_token_ids"], choice["token_ids"]) == ([97, 98], [65, 66])
+    assert choice["prompt_logprobs"][0] is None
+    assert choice["prompt_logprobs"][1]["98"] == {"logprob": -0.5, "rank": 1, "decoded_token": "b"}
+
+
+def test_tokenize_and_back(url: str) -> None:
+    reply = httpx.post(url + "/tokenize", json={"model": NAME, "prompt": "ab", "return_token_strs": True}).json()
+    assert reply == {"count": 2, "max_model_len": 512, "tokens": [97, 98], "token_strs": ["a", "b"]}
+    chat = {"model": NAME, "messages": [{"role": "user", "content": "xy"}]}
+    assert httpx.post(url + "/tokenize", json=chat).json()["tokens"] == [120, 121]
+    assert httpx.post(url + "/detokenize", json={"model": NAME, "tokens": [97, 98]}).json() == {"prompt": "ab"}
+
+
+def test_models(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == [NAME]
+    assert client.models.retrieve(NAME).owned_by == "ingot"
+    with pytest.raises(openai.NotFoundError, match="No model is called 'other'"):
+        client.models.retrieve("other")
+    with pytest.raises(openai.NotFoundError):
+        client.completions.create(model="other", prompt="a")
+
+
+def test_health_follows_the_backend(url: str, backend: FakeBackend) -> None:
+    assert httpx.get(url + "/health").status_code == httpx.get(url + "/ping").status_code == 200
+    backend.ready = False
+    gone = httpx.get(url + "/health")
+    backend.ready = True
+    assert (gone.status_code, gone.json()["detail"]) == (503, "gone")
