@@ -65,7 +65,7 @@ SCALARS: Mapping[str, Callable[[Any], int | float]] = {
     "seed": int,
 }
 ERROR_LINE = re.compile(r"(?P<code>[a-z_]+)(?:\((?P<param>[^)]*)\))?: (?P<message>.*)\n(?P<mend>.*)", re.DOTALL)
-_decode = msgspec.json.Decoder(Call).decode
+_decoder: msgspec.json.Decoder[Call] = msgspec.json.Decoder(Call)
 
 
 def read_call(fields: Mapping[str, Sequence[Any]], request_id: str) -> Call:
@@ -82,7 +82,7 @@ def read_call(fields: Mapping[str, Sequence[Any]], request_id: str) -> Call:
             param="request",
         )
     try:
-        return _decode(fields["request"][0])
+        return _decoder.decode(fields["request"][0])
     except msgspec.MsgspecError as error:
         raise RequestError(
             f"`request` is not a call: {error}.", mend="ingot/runtime/calls.py says what is.", param="request"

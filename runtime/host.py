@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
-from ingot.runtime.streams import RequestStream
-from ingot.runtime.text import Tokenizer
 
 from ingot.errors import ExecutorDiedError, IngotError, UnavailableError
-from ingot.manifest import Manifest, read_manifest
+from ingot.manifest import Manifest, check_files, read_manifest
 from ingot.runtime.calls import AbortCall, Call, Describe, Description, Detokenize, Generate, Reply, Tokenize
+from ingot.runtime.executor import Executor
 from ingot.runtime.messages import Abort, Stats, TokenRequest
 from ingot.runtime.replies import Caller, Outcome, Replies, Timing
+from ingot.runtime.streams import RequestStream
+from ingot.runtime.text import Tokenizer
 
 TICK_SECONDS = 0.5  # between two reports of the executor's counters
 JOIN_SECONDS = 30.0
@@ -142,12 +143,11 @@ class Host:
 
 def open_host(engine: Path, observer: Observer | None = None, *, max_waiting: int = 1024) -> Host:
     """Loads an engine. Raises EngineError with the manifest's sentence where it does not fit this machine."""
-    from ingot.runtime.programs import load_program
-
-    from ingot.runtime.executor import Executor
+    from ingot.runtime.programs import load_program  # brings torch
 
     manifest = read_manifest(engine)
+    check_files(engine, manifest)
     tokenizer = Tokenizer.from_engine(engine)
-    program = load_program(engine)
+    program = load_program(engine, manifest)
     executor = Executor(program, manifest.limits, tokenizer.eos_token_ids, max_waiting=max_waiting)
     return Host(executor, tokenizer, manifest, observer)

@@ -6,6 +6,7 @@ IngotError
 ├── QueueFullError        429  the bounded queue is full; nothing was started
 ├── UnavailableError      503  the server is loading, restarting or stopping and takes no request now
 ├── ExecutorDiedError     503  the process that runs the engine went away
+├── DeadlineError         504  the caller's deadline passed before the answer was whole
 ├── RecipeError                a build option is unknown, out of range or does not fit the others
 ├── CheckpointError            the checkpoint is damaged, unsafe, incomplete or not to be had
 ├── UnsupportedModelError      the checkpoint is sound, but not of a family ingot knows
@@ -66,6 +67,11 @@ class UnavailableError(IngotError):
 class ExecutorDiedError(IngotError):
     http_status = 503
     code = "executor_died"
+
+
+class DeadlineError(IngotError):
+    http_status = 504
+    code = "deadline_exceeded"
 
 
 class RecipeError(IngotError):
