@@ -6,7 +6,7 @@ import msgspec
 
 from ingot.errors import IngotError
 from ingot.manifest import Limits
-from ingot.runtime.messages import Abort, RequestFailed, TokenChunk, TokenRequest
+from ingot.runtime.messages import Abort, ExecutorFailed, RequestFailed, TokenChunk, TokenRequest
 from ingot.runtime.plan import TokenLogprobs
 from ingot.runtime.request import Chunk, GenerateRequest, Logprob, Usage
 from ingot.runtime.stops import StopMatcher
@@ -121,7 +121,7 @@ class SequenceText:
         return Logprob(token_id=token_id, text=text, bytes=list(spelled), logprob=logprob, rank=rank)
 
 
-def as_error(failed: RequestFailed) -> IngotError:
+def as_error(failed: RequestFailed | ExecutorFailed) -> IngotError:
     """The error that the executor met, to be raised to the one who asked."""
     kinds = {kind.code: kind for kind in IngotError.__subclasses__()}
     return kinds.get(failed.code, IngotError)(failed.message, mend=failed.mend)

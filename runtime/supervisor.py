@@ -16,6 +16,7 @@ import msgspec
 
 from ingot.errors import ExecutorDiedError, IngotError, UnavailableError
 from ingot.runtime.messages import ExecutorFailed, FromExecutor, Ready, Stats, ToExecutor
+from ingot.runtime.streams import as_error
 from ingot.runtime.wire import FrameReader, replies_reader, to_frame
 from ingot.runtime.worker import DEFAULT_LOADER
 
@@ -222,15 +223,9 @@ class Supervisor:
                 return f"a step took more than {options.step_timeout:.0f} s"
 
     def _death(self, reason: str, returncode: int | None) -> IngotError:
-        words = self._last_words
-        if words is not None:
-            return error_from(words.code, words.message, words.mend)
+        if self._last_words is not None:
+            return as_error(self._last_words)
         how = f"signal {-returncode}" if returncode is not None and returncode < 0 else f"exit status {returncode}"
         return ExecutorDiedError(
             f"The executor died: {reason} ({how}).", mend="The server restarts it; send the request again."
         )
-
-
-def error_from(code: str, message: str, mend: str) -> IngotError:
-    """The error a code stands for, on this side of the socket."""
-    return next((kind for kind in IngotError.__subclasses__() if kind.code == code), IngotError)(message, mend=mend)

@@ -36,7 +36,7 @@ from ingot.runtime.wire import requests_reader, to_frame
 
 HEARTBEAT_SECONDS = 0.4
 RECEIVE_BYTES = 1 << 18
-DEFAULT_LOADER = "ingot.runtime.executor:load_executor"
+DEFAULT_LOADER = "ingot.runtime.load:load_executor"
 
 logger = logging.getLogger(__name__)
 

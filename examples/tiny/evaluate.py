@@ -9,17 +9,16 @@ import argparse
 import json
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 HERE = Path(__file__).resolve().parent
 LONGEST_ANSWER = 160
 
 
-def answers(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, chats: list[list[dict[str, str]]], batch: int
-) -> list[str]:
+def answers(model: Any, tokenizer: PreTrainedTokenizerBase, chats: list[list[dict[str, str]]], batch: int) -> list[str]:
     """The model's answer to each chat. Prompts of about the same length are answered together."""
     prompts = [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))

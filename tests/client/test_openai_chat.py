@@ -130,7 +130,7 @@ def test_error_before_the_first_token_has_its_status(client: openai.OpenAI, back
 def test_error_in_the_middle_is_an_event(client: openai.OpenAI, backend: FakeBackend, url: str) -> None:
     backend.error, backend.fail_after = ExecutorDiedError("The executor died.", mend="Wait."), 2
     with pytest.raises(openai.APIError, match="The executor died"):
-        [*client.chat.completions.create(model=NAME, messages=HELLO, stream=True)]
+        list(client.chat.completions.create(model=NAME, messages=HELLO, stream=True))
     body = {"model": NAME, "messages": HELLO, "stream": True}
     text = httpx.post(url + "/v1/chat/completions", json=body).text
     assert text.endswith('"param":null,"code":"executor_died"}}\n\ndata: [DONE]\n\n')
