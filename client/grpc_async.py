@@ -7,11 +7,13 @@ from typing import Any, Self
 
 import grpc
 import grpc.aio
+import msgspec
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from ingot.client import grpc_wire as wire
 from ingot.client.generation import Generation, collect
 from ingot.client.grpc_wire import ClientOptions, ModelState, PromptLike
+from ingot.client.pulse import AsyncPulse
 from ingot.client.stream_async import AsyncStream
 from ingot.errors import IngotError
 from ingot.runtime.calls import Call, Describe, Description, Detokenize, Reply, Tokenize
@@ -30,6 +32,8 @@ class AsyncClient:
             else grpc.aio.insecure_channel(address, wire.CHANNEL_OPTIONS)
         )
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._once = msgspec.structs.replace(self.options, retries=0)
+        self._pulse = AsyncPulse(self._probe)
 
     async def generate(
         self,
@@ -136,7 +140,13 @@ class AsyncClient:
 
     def _open(self, model: str, version: str, call: Call, timeout: float | None) -> AsyncStream:
         seconds = self.options.timeout if timeout is None else timeout
-        return AsyncStream(self._stub, self.options, model, version, call, seconds)
+        return AsyncStream(self._stub, self.options, model, version, call, seconds, self._pulse)
+
+    async def _probe(self, model: str, version: str) -> None:
+        """Asks once and without watching, as the watch itself does."""
+        stream = AsyncStream(self._stub, self._once, model, version, Describe(), wire.PROBE_SECONDS, None)
+        async with stream:
+            await stream.next_reply()
 
     async def _admin(self, method: Any, request: Any, timeout: float) -> Any:
         try:

@@ -6,11 +6,13 @@ from types import TracebackType
 from typing import Any, Self
 
 import grpc
+import msgspec
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from ingot.client import grpc_wire as wire
 from ingot.client.generation import Generation, collect
 from ingot.client.grpc_wire import ClientOptions, ModelState, PromptLike
+from ingot.client.pulse import Pulse
 from ingot.client.stream_sync import Stream
 from ingot.errors import IngotError
 from ingot.runtime.calls import Call, Describe, Description, Detokenize, Reply, Tokenize
@@ -29,6 +31,8 @@ class Client:
             else grpc.insecure_channel(address, wire.CHANNEL_OPTIONS)
         )
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._once = msgspec.structs.replace(self.options, retries=0)
+        self._pulse = Pulse(self._probe)
 
     def generate(
         self,
@@ -132,7 +136,13 @@ class Client:
 
     def _open(self, model: str, version: str, call: Call, timeout: float | None) -> Stream:
         seconds = self.options.timeout if timeout is None else timeout
-        return Stream(self._stub, self.options, model, version, call, seconds)
+        return Stream(self._stub, self.options, model, version, call, seconds, self._pulse)
+
+    def _probe(self, model: str, version: str) -> None:
+        """Asks once and without watching, as the watch itself does."""
+        stream = Stream(self._stub, self._once, model, version, Describe(), wire.PROBE_SECONDS, None)
+        with stream:
+            next(stream.replies(), None)
 
     def _admin(self, method: Any, request: Any, timeout: float) -> Any:
         try:

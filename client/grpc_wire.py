@@ -27,6 +27,8 @@ from ingot.runtime.request import GenerateRequest, Prompt
 
 ADMIN_HEADER = "triton-grpc-protocol-ingot-admin"
 CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+QUIET_SECONDS = 0.25  # a stream silent for this long makes its client look whether the model's process lives
+PROBE_SECONDS = 5.0
 RETRYABLE = (UnavailableError, ExecutorDiedError, QueueFullError)
 
 _encode = msgspec.json.Encoder().encode

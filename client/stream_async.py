@@ -16,7 +16,8 @@ import grpc.aio
 
 from ingot.client import grpc_wire as wire
 from ingot.client.grpc_wire import ClientOptions
-from ingot.errors import IngotError
+from ingot.client.pulse import AsyncPulse
+from ingot.errors import ExecutorDiedError, IngotError
 from ingot.runtime.calls import Call, Reply
 from ingot.runtime.request import Chunk
 
@@ -24,8 +25,18 @@ from ingot.runtime.request import Chunk
 class AsyncStream:
     """Iterates over Chunks. As a context manager, aborts on the way out what has not ended."""
 
-    def __init__(self, stub: Any, options: ClientOptions, model: str, version: str, call: Call, timeout: float) -> None:
+    def __init__(
+        self,
+        stub: Any,
+        options: ClientOptions,
+        model: str,
+        version: str,
+        call: Call,
+        timeout: float,
+        pulse: AsyncPulse | None,
+    ) -> None:
         self._stub = stub
+        self._pulse = pulse
         self._options = options
         self._model = model
         self._version = version
@@ -36,6 +47,8 @@ class AsyncStream:
         self._arrived: asyncio.Queue[Reply | IngotError | None] = asyncio.Queue()
         self._reader: asyncio.Task[None] | None = None
         self._produced = self._cancelled = self._expired = self._over = False
+        self._heard = 0  # messages so far
+        self._death: IngotError | None = None
 
     async def __aiter__(self) -> AsyncIterator[Chunk]:
         while (reply := await self.next_reply()) is not None:
@@ -100,10 +113,11 @@ class AsyncStream:
     async def _attempt(self) -> None:
         """One gRPC stream, read to its end whatever comes."""
         error: IngotError | None = None
-        self._commands = asyncio.Queue()
+        self._commands, self._death = asyncio.Queue(), None
         call = self._stub.ModelStreamInfer(self._requests(lambda: call.cancel()))
         try:
             async for message in call:
+                self._heard += 1
                 if message.infer_response.id not in (self._id, ""):
                     continue  # the abort's own, empty reply
                 if wire.is_final(message) or message.error_message:
@@ -119,31 +133,40 @@ class AsyncStream:
         except asyncio.CancelledError:
             if not call.cancelled() or self._reader is None or self._reader.cancelling():
                 raise
-            error = error or wire.deadline_error(self._model)  # cut by us: neither request nor abort was answered
+            error = error or wire.deadline_error(self._model)  # cut by us: even the abort was not answered
         finally:
             self._commands.put_nowait("end")
+        if self._death is not None:
+            raise self._death
         if self._expired:
             raise wire.deadline_error(self._model)
         if error is not None:
+            if self._pulse is not None and isinstance(error, ExecutorDiedError):
+                self._pulse.tell(self._model, self._version, error)
             raise error
 
     async def _requests(self, cut: Callable[[], object]) -> AsyncIterator[Any]:
         """The request, an abort if one is asked for or the deadline passes, then the end."""
         yield wire.infer_request(self._model, self._version, self._call, self._id)
-        command = await self._next_command(self._deadline - time.monotonic())
-        if command == "end":
-            return
-        self._expired = command is None
-        yield wire.abort_request(self._model, self._version, self._id)
-        ends = time.monotonic() + self._options.drain
-        while command != "end":
-            command = await self._next_command(ends - time.monotonic())
-            if command is None:
-                cut()  # nothing ended it, so it cannot be finishing right now
-                return
+        command = await self._next_command(self._deadline)
+        if command not in ("end", "dead"):
+            self._expired = command is None
+            yield wire.abort_request(self._model, self._version, self._id)
+            ends = time.monotonic() + self._options.drain
+            while command == "abort" or command is None:
+                command = await self._next_command(ends) or "dead"
+        if command == "dead":
+            cut()  # nothing will end this stream, so it cannot be finishing right now
 
-    async def _next_command(self, seconds: float) -> str | None:
-        try:
-            return await asyncio.wait_for(self._commands.get(), max(seconds, 0.0))
-        except TimeoutError:
-            return None
+    async def _next_command(self, until: float) -> str | None:
+        """`end`, `abort`, or `dead` where the silence is a dead process; None at `until`."""
+        while (left := until - time.monotonic()) > 0:
+            heard = self._heard
+            try:
+                return await asyncio.wait_for(self._commands.get(), min(left, wire.QUIET_SECONDS))
+            except TimeoutError:
+                if self._pulse is not None and heard == self._heard:
+                    self._death = await self._pulse.check(self._model, self._version)
+            if self._death is not None:
+                return "dead"
+        return None

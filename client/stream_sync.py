@@ -17,7 +17,8 @@ import grpc
 
 from ingot.client import grpc_wire as wire
 from ingot.client.grpc_wire import ClientOptions
-from ingot.errors import IngotError
+from ingot.client.pulse import Pulse
+from ingot.errors import ExecutorDiedError, IngotError
 from ingot.runtime.calls import Call, Reply
 from ingot.runtime.request import Chunk
 
@@ -25,8 +26,18 @@ from ingot.runtime.request import Chunk
 class Stream:
     """Iterates over Chunks. As a context manager, aborts on the way out what has not ended."""
 
-    def __init__(self, stub: Any, options: ClientOptions, model: str, version: str, call: Call, timeout: float) -> None:
+    def __init__(
+        self,
+        stub: Any,
+        options: ClientOptions,
+        model: str,
+        version: str,
+        call: Call,
+        timeout: float,
+        pulse: Pulse | None,
+    ) -> None:
         self._stub = stub
+        self._pulse = pulse
         self._options = options
         self._model = model
         self._version = version
@@ -35,6 +46,8 @@ class Stream:
         self._deadline = time.monotonic() + timeout
         self._commands: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._produced = self._cancelled = self._expired = False
+        self._heard = 0  # messages so far
+        self._death: IngotError | None = None
         self._replies = self._run()
 
     def __iter__(self) -> Iterator[Chunk]:
@@ -82,12 +95,13 @@ class Stream:
     def _attempt(self) -> Generator[Reply, None, None]:
         """One gRPC stream, read to its end whatever comes."""
         error: IngotError | None = None
-        self._commands = queue.SimpleQueue()
+        self._commands, self._death = queue.SimpleQueue(), None
         if self._cancelled:
             return
         call: Any = self._stub.ModelStreamInfer(self._requests(lambda: call.cancel()))
         try:
             for message in call:
+                self._heard += 1
                 if message.infer_response.id not in (self._id, ""):
                     continue  # the abort's own, empty reply
                 final = wire.is_final(message) or bool(message.error_message)
@@ -105,28 +119,37 @@ class Stream:
             error = error or wire.error_of_rpc(found, self._model)
         finally:
             self._commands.put("end")
+        if self._death is not None:
+            raise self._death
         if self._expired:
             raise wire.deadline_error(self._model)
         if error is not None:
+            if self._pulse is not None and isinstance(error, ExecutorDiedError):
+                self._pulse.tell(self._model, self._version, error)
             raise error
 
     def _requests(self, cut: Callable[[], object]) -> Iterator[Any]:
         """Runs in gRPC's thread: the request, an abort if one is asked for or the deadline passes, then the end."""
         yield wire.infer_request(self._model, self._version, self._call, self._id)
-        command = self._next_command(self._deadline - time.monotonic())
-        if command == "end":
-            return
-        self._expired = command is None
-        yield wire.abort_request(self._model, self._version, self._id)
-        ends = time.monotonic() + self._options.drain
-        while command != "end":
-            command = self._next_command(ends - time.monotonic())
-            if command is None:
-                cut()  # nothing ended it, so it cannot be finishing right now
-                return
+        command = self._next_command(self._deadline)
+        if command not in ("end", "dead"):
+            self._expired = command is None
+            yield wire.abort_request(self._model, self._version, self._id)
+            ends = time.monotonic() + self._options.drain
+            while command == "abort" or command is None:
+                command = self._next_command(ends) or "dead"
+        if command == "dead":
+            cut()  # nothing will end this stream, so it cannot be finishing right now
 
-    def _next_command(self, seconds: float) -> str | None:
-        try:
-            return self._commands.get(timeout=max(seconds, 0.0))
-        except queue.Empty:
-            return None
+    def _next_command(self, until: float) -> str | None:
+        """`end`, `abort`, or `dead` where the silence is a dead process; None at `until`."""
+        while (left := until - time.monotonic()) > 0:
+            heard = self._heard
+            try:
+                return self._commands.get(timeout=min(left, wire.QUIET_SECONDS))
+            except queue.Empty:
+                if self._pulse is not None and heard == self._heard:
+                    self._death = self._pulse.check(self._model, self._version)
+            if self._death is not None:
+                return "dead"
+        return None

@@ -77,6 +77,8 @@ class Host:
 
     def submit(self, call: Call, caller: Caller) -> None:
         """Starts a call; the caller hears the rest. Raises IngotError where it cannot start: then nothing follows."""
+        if self._replies.ended is not None:
+            raise self._replies.ended
         match call:
             case Generate():
                 self._replies.open(call, caller, self._stream)

@@ -17,12 +17,12 @@ from functools import partial
 from typing import Protocol
 
 import msgspec
-from ingot.runtime.streams import RequestStream, as_error
 
 from ingot.errors import IngotError
 from ingot.runtime.calls import Generate, Reply
 from ingot.runtime.messages import Abort, RequestFailed, TokenChunk, TokenRequest
 from ingot.runtime.request import Chunk
+from ingot.runtime.streams import RequestStream, as_error
 
 POLL_SECONDS = 0.05  # how often callers that get no tokens are asked whether they still want any
 
@@ -86,6 +86,11 @@ class Replies:
                 raise self._ended
             self._open[own_id] = entry
         self._send(stream.token_request)
+
+    @property
+    def ended(self) -> IngotError | None:
+        """Why nothing can be asked any more."""
+        return self._ended
 
     def abort(self, caller_id: str) -> None:
         with self._lock:
