@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import httpx
 import openai
 import pytest
 from tests.client.fake_backend import FakeBackend
@@ -17,9 +18,10 @@ def server() -> Iterator[tuple[FakeBackend, str]]:
         yield backend, url
 
 
-@pytest.fixture
-def url(server: tuple[FakeBackend, str]) -> str:
-    return server[1]
+@pytest.fixture(scope="module")
+def http(server: tuple[FakeBackend, str]) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server[1], verify=False) as http:
+        yield http
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def backend(server: tuple[FakeBackend, str]) -> Iterator[FakeBackend]:
     backend.seen.clear()
 
 
-@pytest.fixture
-def client(url: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=url + "/v1", api_key="none", max_retries=0) as client:
+@pytest.fixture(scope="module")
+def client(server: tuple[FakeBackend, str]) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=server[1] + "/v1", api_key="none", max_retries=0) as client:
         yield client

@@ -20,9 +20,10 @@ LIMIT = 4096
 
 
 @pytest.fixture(scope="module")
-def guarded() -> Iterator[str]:
-    with served(FakeBackend(), GateOptions(api_keys=KEYS, max_body_bytes=LIMIT)) as url:
-        yield url
+def guarded() -> Iterator[httpx.Client]:
+    options = GateOptions(api_keys=KEYS, max_body_bytes=LIMIT)
+    with served(FakeBackend(), options) as url, httpx.Client(base_url=url, verify=False) as http:
+        yield http
 
 
 def every_route() -> list[tuple[str, str]]:
@@ -38,14 +39,14 @@ def test_the_walk_sees_the_routes() -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), [*every_route(), ("GET", "/nowhere"), ("OPTIONS", "/v1/models")])
-def test_nothing_answers_without_a_key(guarded: str, method: str, path: str) -> None:
+def test_nothing_answers_without_a_key(guarded: httpx.Client, method: str, path: str) -> None:
     for headers in (
         {},
         {"Authorization": "Bearer wrong"},
         {"Authorization": "Basic second"},
         {"Authorization": "second"},
     ):
-        reply = httpx.request(method, guarded + path, headers=headers)
+        reply = guarded.request(method, path, headers=headers)
         assert reply.status_code == 401
         assert reply.headers["www-authenticate"] == "Bearer"
         if method != "HEAD":
@@ -53,8 +54,8 @@ def test_nothing_answers_without_a_key(guarded: str, method: str, path: str) -> 
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_each_key_opens(guarded: str, key: str) -> None:
-    assert httpx.get(guarded + "/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code == 200
+def test_each_key_opens(guarded: httpx.Client, key: str) -> None:
+    assert guarded.get("/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code == 200
 
 
 def test_health_can_be_left_open() -> None:
@@ -63,25 +64,25 @@ def test_health_can_be_left_open() -> None:
         assert httpx.get(url + "/metrics").status_code == 401
 
 
-def test_bodies_are_bounded(guarded: str) -> None:
+def test_bodies_are_bounded(guarded: httpx.Client) -> None:
     headers = {"Authorization": "Bearer second", "Content-Type": "application/json"}
     large = json.dumps({"model": NAME, "prompt": "x" * LIMIT}).encode()
-    said = httpx.post(guarded + "/v1/completions", content=large, headers=headers)
-    unsaid = httpx.post(guarded + "/v1/completions", content=iter([large[:3000], large[3000:]]), headers=headers)
+    said = guarded.post("/v1/completions", content=large, headers=headers)
+    unsaid = guarded.post("/v1/completions", content=iter([large[:3000], large[3000:]]), headers=headers)
     assert said.status_code == unsaid.status_code == 413
     assert said.json()["error"]["message"] == unsaid.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("given", ["", "x" * 5000, "a\x07b", "a\x1b[31m"])
-def test_request_ids_that_could_harm_a_log_are_replaced(guarded: str, given: str) -> None:
-    host, port = guarded.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=5) as raw:
+def test_request_ids_that_could_harm_a_log_are_replaced(guarded: httpx.Client, given: str) -> None:
+    url = guarded.base_url
+    with socket.create_connection((url.host, url.port or 80), timeout=5) as raw:
         raw.sendall(f"GET /health HTTP/1.1\r\nHost: x\r\nX-Request-Id: {given}\r\nConnection: close\r\n\r\n".encode())
         reply = b"".join(iter(lambda: raw.recv(65536), b"")).decode()
     assert f"X-Request-Id: {given}\r\n".lower() not in reply.lower() or not given
     assert " 401 " in reply or " 400 " in reply
 
 
-def test_a_sane_request_id_comes_back(guarded: str) -> None:
-    assert httpx.get(guarded + "/health", headers={"X-Request-Id": "job-7"}).headers["x-request-id"] == "job-7"
-    assert len(httpx.get(guarded + "/health").headers["x-request-id"]) == 32
+def test_a_sane_request_id_comes_back(guarded: httpx.Client) -> None:
+    assert guarded.get("/health", headers={"X-Request-Id": "job-7"}).headers["x-request-id"] == "job-7"
+    assert len(guarded.get("/health").headers["x-request-id"]) == 32

@@ -127,12 +127,12 @@ def test_error_before_the_first_token_has_its_status(client: openai.OpenAI, back
     assert caught.value.response.headers["retry-after"] == "1"
 
 
-def test_error_in_the_middle_is_an_event(client: openai.OpenAI, backend: FakeBackend, url: str) -> None:
+def test_error_in_the_middle_is_an_event(client: openai.OpenAI, backend: FakeBackend, http: httpx.Client) -> None:
     backend.error, backend.fail_after = ExecutorDiedError("The executor died.", mend="Wait."), 2
     with pytest.raises(openai.APIError, match="The executor died"):
         list(client.chat.completions.create(model=NAME, messages=HELLO, stream=True))
     body = {"model": NAME, "messages": HELLO, "stream": True}
-    text = httpx.post(url + "/v1/chat/completions", json=body).text
+    text = http.post("/v1/chat/completions", json=body).text
     assert text.endswith('"param":null,"code":"executor_died"}}\n\ndata: [DONE]\n\n')
 
 

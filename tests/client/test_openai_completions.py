@@ -69,20 +69,20 @@ def test_scoring_a_prompt_generates_nothing(client: openai.OpenAI, backend: Fake
     assert backend.seen[-1].params.max_tokens == 1
 
 
-def test_token_ids_and_prompt_logprobs(url: str) -> None:
+def test_token_ids_and_prompt_logprobs(http: httpx.Client) -> None:
     ask = {"model": NAME, "prompt": [97, 98], "return_token_ids": True, "prompt_logprobs": 1}
-    (choice,) = httpx.post(url + "/v1/completions", json=ask).json()["choices"]
+    (choice,) = http.post("/v1/completions", json=ask).json()["choices"]
     assert (choice["prompt_token_ids"], choice["token_ids"]) == ([97, 98], [65, 66])
     assert choice["prompt_logprobs"][0] is None
     assert choice["prompt_logprobs"][1]["98"] == {"logprob": -0.5, "rank": 1, "decoded_token": "b"}
 
 
-def test_tokenize_and_back(url: str) -> None:
-    reply = httpx.post(url + "/tokenize", json={"model": NAME, "prompt": "ab", "return_token_strs": True}).json()
+def test_tokenize_and_back(http: httpx.Client) -> None:
+    reply = http.post("/tokenize", json={"model": NAME, "prompt": "ab", "return_token_strs": True}).json()
     assert reply == {"count": 2, "max_model_len": 512, "tokens": [97, 98], "token_strs": ["a", "b"]}
     chat = {"model": NAME, "messages": [{"role": "user", "content": "xy"}]}
-    assert httpx.post(url + "/tokenize", json=chat).json()["tokens"] == [120, 121]
-    assert httpx.post(url + "/detokenize", json={"model": NAME, "tokens": [97, 98]}).json() == {"prompt": "ab"}
+    assert http.post("/tokenize", json=chat).json()["tokens"] == [120, 121]
+    assert http.post("/detokenize", json={"model": NAME, "tokens": [97, 98]}).json() == {"prompt": "ab"}
 
 
 def test_models(client: openai.OpenAI) -> None:
@@ -94,9 +94,9 @@ def test_models(client: openai.OpenAI) -> None:
         client.completions.create(model="other", prompt="a")
 
 
-def test_health_follows_the_backend(url: str, backend: FakeBackend) -> None:
-    assert httpx.get(url + "/health").status_code == httpx.get(url + "/ping").status_code == 200
+def test_health_follows_the_backend(http: httpx.Client, backend: FakeBackend) -> None:
+    assert http.get("/health").status_code == http.get("/ping").status_code == 200
     backend.ready = False
-    gone = httpx.get(url + "/health")
+    gone = http.get("/health")
     backend.ready = True
     assert (gone.status_code, gone.json()["detail"]) == (503, "gone")

@@ -36,27 +36,27 @@ def test_every_official_field_is_used_or_refused(route: str) -> None:
     assert not USED[route] & REFUSED[route].keys()
 
 
-def ask(url: str, body: Any, route: str = "chat") -> httpx.Response:
-    return httpx.post(f"{url}/v1/{'chat/completions' if route == 'chat' else 'completions'}", json=body)
+def ask(http: httpx.Client, body: Any, route: str = "chat") -> httpx.Response:
+    return http.post(f"/v1/{'chat/completions' if route == 'chat' else 'completions'}", json=body)
 
 
 @pytest.mark.parametrize("route", ["chat", "completions"])
-def test_null_is_as_good_as_absent(url: str, backend: FakeBackend, route: str) -> None:
+def test_null_is_as_good_as_absent(http: httpx.Client, backend: FakeBackend, route: str) -> None:
     body = CHAT if route == "chat" else TEXT
     fields = USED[route] | REFUSED[route].keys()
-    reply = ask(url, dict.fromkeys(fields, None) | body, route)
+    reply = ask(http, dict.fromkeys(fields, None) | body, route)
     assert reply.status_code == 200, reply.text
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED["chat"]))
-def test_refused_fields_are_refused_by_name(url: str, backend: FakeBackend, name: str) -> None:
-    reply = ask(url, CHAT | {name: ["anything", 1]})
+def test_refused_fields_are_refused_by_name(http: httpx.Client, backend: FakeBackend, name: str) -> None:
+    reply = ask(http, CHAT | {name: ["anything", 1]})
     assert reply.status_code == 400
     error = reply.json()["error"]
     assert (error["param"], error["type"]) == (name, "invalid_request_error")
 
 
-def test_harmless_values_pass(url: str, backend: FakeBackend) -> None:
+def test_harmless_values_pass(http: httpx.Client, backend: FakeBackend) -> None:
     harmless = {
         "store": False,
         "user": "me",
@@ -68,15 +68,15 @@ def test_harmless_values_pass(url: str, backend: FakeBackend) -> None:
         "modalities": ["text"],
         "n": 1,
     }
-    assert ask(url, CHAT | harmless).status_code == 200
+    assert ask(http, CHAT | harmless).status_code == 200
 
 
 FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
 
-def test_tools_reach_the_template_only_where_none_may_be_called(url: str, backend: FakeBackend) -> None:
-    assert ask(url, CHAT | {"tools": [FUNCTION]}).json()["error"]["param"] == "tools"
-    assert ask(url, CHAT | {"tools": [FUNCTION], "tool_choice": "none"}).status_code == 200
+def test_tools_reach_the_template_only_where_none_may_be_called(http: httpx.Client, backend: FakeBackend) -> None:
+    assert ask(http, CHAT | {"tools": [FUNCTION]}).json()["error"]["param"] == "tools"
+    assert ask(http, CHAT | {"tools": [FUNCTION], "tool_choice": "none"}).status_code == 200
     assert backend.seen[-1].prompt.tools == [FUNCTION]
 
 
@@ -120,8 +120,10 @@ BAD_CHAT: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("fields", "param"), BAD_CHAT, ids=[f"{param}-{i}" for i, (_, param) in enumerate(BAD_CHAT)])
-def test_bad_values_are_refused_by_name(url: str, backend: FakeBackend, fields: dict[str, Any], param: str) -> None:
-    reply = ask(url, CHAT | fields)
+def test_bad_values_are_refused_by_name(
+    http: httpx.Client, backend: FakeBackend, fields: dict[str, Any], param: str
+) -> None:
+    reply = ask(http, CHAT | fields)
     assert reply.status_code == 400
     assert reply.json()["error"]["param"] == param
     assert not backend.seen
@@ -141,9 +143,9 @@ def test_bad_values_are_refused_by_name(url: str, backend: FakeBackend, fields: 
     ],
 )
 def test_bad_completions_are_refused_by_name(
-    url: str, backend: FakeBackend, fields: dict[str, Any], param: str
+    http: httpx.Client, backend: FakeBackend, fields: dict[str, Any], param: str
 ) -> None:
-    reply = ask(url, TEXT | fields, "completions")
+    reply = ask(http, TEXT | fields, "completions")
     assert reply.status_code == 400
     assert reply.json()["error"]["param"] == param
 
@@ -164,20 +166,20 @@ def test_bad_completions_are_refused_by_name(
     ],
     ids=["empty", "cut", "list", "string", "not-utf8", "nan", "surrogate", "deep-cut", "deep", "wide"],
 )
-def test_what_is_no_json_object_is_refused(url: str, backend: FakeBackend, raw: bytes) -> None:
-    reply = httpx.post(url + "/v1/chat/completions", content=raw, headers={"content-type": "application/json"})
+def test_what_is_no_json_object_is_refused(http: httpx.Client, backend: FakeBackend, raw: bytes) -> None:
+    reply = http.post("/v1/chat/completions", content=raw, headers={"content-type": "application/json"})
     assert reply.status_code == 400
     assert set(reply.json()["error"]) == {"message", "type", "param", "code"}
 
 
-def test_other_content_types_are_refused(url: str, backend: FakeBackend) -> None:
+def test_other_content_types_are_refused(http: httpx.Client, backend: FakeBackend) -> None:
     for headers in ({"content-type": "text/plain"}, {}):
-        reply = httpx.post(url + "/v1/chat/completions", content=json.dumps(CHAT), headers=headers)
+        reply = http.post("/v1/chat/completions", content=json.dumps(CHAT), headers=headers)
         assert reply.status_code == 400
-    form = httpx.post(url + "/v1/completions", data={"model": NAME})
+    form = http.post("/v1/completions", data={"model": NAME})
     assert form.json()["error"]["type"] == "invalid_request_error"
 
 
-def test_unknown_routes_and_methods_answer_in_the_same_shape(url: str) -> None:
-    assert httpx.get(url + "/v2").json()["error"]["type"] == "not_found_error"
-    assert httpx.get(url + "/v1/completions").status_code == 405
+def test_unknown_routes_and_methods_answer_in_the_same_shape(http: httpx.Client) -> None:
+    assert http.get("/v2").json()["error"]["type"] == "not_found_error"
+    assert http.get("/v1/completions").status_code == 405
