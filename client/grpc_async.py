@@ -86,9 +86,9 @@ class AsyncClient:
         return (await self.ask(model, Detokenize(token_ids=token_ids), version=version)).text or ""
 
     async def describe(self, model: str, *, version: str = "", timeout: float = 10.0) -> Description:
-        """What the engine behind a model is, and how busy. Answered by the engine's own process: a real probe."""
-        reply = await self.ask(model, Describe(), version=version, timeout=min(timeout, self.options.timeout))
-        if reply.description is None:
+        """What the engine behind a model is, and how busy. Answered by the engine's own process: a real probe, not retried."""
+        reply = await self._probe(model, version, timeout)
+        if reply is None or reply.description is None:
             raise IngotError(f"{model} did not describe itself.", mend="See that ingot rendered this model.")
         return reply.description
 
@@ -142,11 +142,11 @@ class AsyncClient:
         seconds = self.options.timeout if timeout is None else timeout
         return AsyncStream(self._stub, self.options, model, version, call, seconds, self._pulse)
 
-    async def _probe(self, model: str, version: str) -> None:
-        """Asks once and without watching, as the watch itself does."""
-        stream = AsyncStream(self._stub, self._once, model, version, Describe(), wire.PROBE_SECONDS, None)
+    async def _probe(self, model: str, version: str, timeout: float = wire.PROBE_SECONDS) -> Reply | None:
+        """Asks once: a probe must neither wait for better times nor be watched by probes."""
+        stream = AsyncStream(self._stub, self._once, model, version, Describe(), timeout, None)
         async with stream:
-            await stream.next_reply()
+            return await stream.next_reply()
 
     async def _admin(self, method: Any, request: Any, timeout: float) -> Any:
         try:

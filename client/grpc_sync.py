@@ -83,10 +83,10 @@ class Client:
     def detokenize(self, model: str, token_ids: list[int], *, version: str = "") -> str:
         return self.ask(model, Detokenize(token_ids=token_ids), version=version).text or ""
 
-    def describe(self, model: str, *, version: str = "") -> Description:
-        """What the engine behind a model is, and how busy. Answered by the engine's own process: a real probe."""
-        reply = self.ask(model, Describe(), version=version, timeout=min(10.0, self.options.timeout))
-        if reply.description is None:
+    def describe(self, model: str, *, version: str = "", timeout: float = 10.0) -> Description:
+        """What the engine behind a model is, and how busy. Answered by the engine's own process: a real probe, not retried."""
+        reply = self._probe(model, version, timeout)
+        if reply is None or reply.description is None:
             raise IngotError(f"{model} did not describe itself.", mend="See that ingot rendered this model.")
         return reply.description
 
@@ -138,11 +138,11 @@ class Client:
         seconds = self.options.timeout if timeout is None else timeout
         return Stream(self._stub, self.options, model, version, call, seconds, self._pulse)
 
-    def _probe(self, model: str, version: str) -> None:
-        """Asks once and without watching, as the watch itself does."""
-        stream = Stream(self._stub, self._once, model, version, Describe(), wire.PROBE_SECONDS, None)
+    def _probe(self, model: str, version: str, timeout: float = wire.PROBE_SECONDS) -> Reply | None:
+        """Asks once: a probe must neither wait for better times nor be watched by probes."""
+        stream = Stream(self._stub, self._once, model, version, Describe(), timeout, None)
         with stream:
-            next(stream.replies(), None)
+            return next(stream.replies(), None)
 
     def _admin(self, method: Any, request: Any, timeout: float) -> Any:
         try:

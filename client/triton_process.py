@@ -19,8 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from ingot.client.triton_home import TritonHome
 from ingot.errors import UnavailableError
+from ingot.triton_home import TritonHome
 
 ADMIN_HEADER = "ingot-admin"
 # A load may bring files with it, which is remote code, and the others write to this machine: only who knows the key may.
@@ -79,11 +79,17 @@ class TritonServer:
             stderr=subprocess.STDOUT if self._log else None,
             start_new_session=True,
         )
+        try:
+            self._wait(self._process)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + self.options.load_timeout
         while not self.live():
-            code = self._process.poll()
+            code = process.poll()
             if code is not None or time.monotonic() > deadline:
-                self.stop()
                 how = f"ended with status {code}" if code is not None else "was not live in time and was killed"
                 raise UnavailableError(
                     f"tritonserver {how}.", mend="Its log above says why; a port in use is the usual reason."

@@ -5,6 +5,7 @@ submit() --inbox--> step thread (owns the executor) --outbox--> reply thread -->
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -21,6 +22,7 @@ from ingot.runtime.calls import AbortCall, Call, Describe, Description, Detokeni
 from ingot.runtime.executor import Executor
 from ingot.runtime.messages import Abort, Stats, TokenRequest
 from ingot.runtime.replies import Caller, Outcome, Replies, Timing
+from ingot.runtime.request import Prompt
 from ingot.runtime.streams import RequestStream
 from ingot.runtime.text import Tokenizer
 
@@ -152,4 +154,12 @@ def open_host(engine: Path, observer: Observer | None = None, *, max_waiting: in
     tokenizer = Tokenizer.from_engine(engine)
     program = load_program(engine, manifest)
     executor = Executor(program, manifest.limits, tokenizer.eos_token_ids, max_waiting=max_waiting)
+    threading.Thread(target=warm_chat, args=(tokenizer,), name="warm", daemon=True).start()
     return Host(executor, tokenizer, manifest, observer)
+
+
+def warm_chat(tokenizer: Tokenizer) -> None:
+    """The first chat imports the template library, which takes seconds: better now than in somebody's request."""
+    if tokenizer.has_chat_template:
+        with contextlib.suppress(IngotError):
+            tokenizer.encode_prompt(Prompt(messages=[{"role": "user", "content": "?"}]))
