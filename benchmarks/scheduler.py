@@ -52,7 +52,7 @@ def step_times(num_seqs: int, steps: int, steps_ahead: int) -> list[float]:
             scheduler.settle(oldest, result)
         if oldest and len(plan.slices) == num_seqs and plan.num_tokens == num_seqs:
             times.append((scheduled - started + time.perf_counter() - resumed) * 1e3)
-    scheduler.pool.check()
+    scheduler.leases.pool.check()
     return times
 
 

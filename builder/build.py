@@ -77,10 +77,8 @@ class Build:
         compiled = self.compile(packed)
         quality = self.verify(packed, scales)
         manifest = self.manifest([packed, *scales], compiled, quality)
-        with self.reporter.stage("seal"):
-            weights = [
-                path for folder in (self.cache.claim(packed), *scales) for path in sorted(folder.glob("*.safetensors"))
-            ]
+        with self.reporter.stage("seal"), self.cache.claim([packed, *scales]) as claimed:
+            weights = [path for folder in claimed for path in sorted(folder.glob("*.safetensors"))]
             manifest = seal(out, manifest, files=job.checkpoint.kept_files(), weights=weights, compiled=compiled)
         self.reporter.show(memory_table(manifest))
         self.reporter.show(quality_table(quality))

@@ -23,6 +23,7 @@ KEPT_FILES = (
     *("config.json", "generation_config.json", "chat_template*"),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
 )
+TEXT_FILES = ("calibration.jsonl", "heldout.jsonl")
 MAX_JSON = 64 << 20
 
 
@@ -59,12 +60,15 @@ class Checkpoint:
         """The files an engine takes over as they are: configuration, tokenizer, chat template."""
         return sorted({path for pattern in KEPT_FILES for path in self.folder.glob(pattern) if path.is_file()})
 
+    def text_files(self) -> list[Path]:
+        """Text the model's maker put beside it to calibrate with and to verify on."""
+        return [path for name in TEXT_FILES if (path := self.folder / name).is_file()]
+
     def digest(self) -> str:
         """Of every file a build reads, by content. Identical checkpoints in different folders have the same digest."""
         total = hashlib.sha256()
-        extra = [self.folder / name for name in ("hf_quant_config.json", "calibration.jsonl", "heldout.jsonl")]
-        files = {*self.kept_files(), *(info.file for info in self.tensors.values()), *filter(Path.is_file, extra)}
-        for path in sorted(files):
+        files = {*self.kept_files(), *self.text_files(), *(info.file for info in self.tensors.values())}
+        for path in sorted(files | set(self.folder.glob("hf_quant_config.json"))):
             with path.open("rb") as file:
                 total.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
         return total.hexdigest()

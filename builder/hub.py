@@ -16,7 +16,6 @@ from ingot.errors import CheckpointError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-    from huggingface_hub.hf_api import ModelInfo
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 WANTED = ["*.safetensors", "*.json", "*.jsonl", "tokenizer*", "merges.txt", "*.jinja"]
@@ -44,7 +43,7 @@ def locate(
 ) -> Source:
     """A local folder, or a Hub repository fetched into huggingface_hub's cache. Raises CheckpointError saying why not.
 
-    A fetch cut short leaves its part files; the next call goes on from them.
+    A line that breaks is taken up again at the byte where it broke; a fetch that was killed keeps the files it had whole.
     """
     path = Path(model).expanduser()
     if path.is_dir():
@@ -56,16 +55,30 @@ def locate(
     from huggingface_hub import HfApi
 
     api = HfApi(endpoint=endpoint, token=token)
-    info = ask_hub(model, lambda: api.model_info(model, revision=revision))
-    refuse_pickles(model, [file.rfilename for file in info.siblings or []])
-    folder = ask_hub(model, lambda: fetch(api, info, cache))
-    return Source(folder=Path(folder), model=model, commit=info.sha)
+    folder = ask_hub(model, lambda: fetch(api, model, revision, cache))
+    return Source(folder=folder, model=model, commit=folder.name)
 
 
-def fetch(api: HfApi, info: ModelInfo, cache: Path | None) -> str:
-    return str(
+def fetch(api: HfApi, model: str, revision: str | None, cache: Path | None) -> Path:
+    """The snapshot's folder, named by its commit. Without a network, what an earlier call has fetched whole."""
+    import httpx
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    try:
+        info = api.model_info(model, revision=revision)
+    except (OfflineModeIsEnabled, httpx.ConnectError, httpx.TimeoutException):
+        offline = True
+    else:
+        offline = False
+        refuse_pickles(model, [file.rfilename for file in info.siblings or []])
+    return Path(
         api.snapshot_download(
-            info.id, revision=info.sha, cache_dir=cache, allow_patterns=WANTED, ignore_patterns=UNWANTED
+            model,
+            revision=revision,
+            cache_dir=cache,
+            allow_patterns=WANTED,
+            ignore_patterns=UNWANTED,
+            local_files_only=offline,
         )
     )
 

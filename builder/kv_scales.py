@@ -38,13 +38,13 @@ def has_kv_scales(packed: Path) -> bool:
 
     for path in packed.glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
-            if "layers.0.kv_scale.weight" in file.keys():  # noqa: SIM118 - the file is no mapping
+            if "layers.0.kv_scale" in file.keys():  # noqa: SIM118 - the file is no mapping
                 return True
     return False
 
 
 def calibrate_kv(job: Job, packed: Path, corpus: Corpus, folder: Path, advance: Callable[[int], None]) -> None:
-    """Writes `layers.N.kv_scale.weight` (2,) float32, the largest magnitude seen / 448 of keys and of values.
+    """Writes `layers.N.kv_scale` (2,) float32, the largest magnitude seen / 448 of keys and of values.
 
     The same rule as ModelOpt's FP8_KV_CFG, for schemes that need no other calibration (none, fp8-dynamic).
     """
@@ -64,8 +64,8 @@ def calibrate_kv(job: Job, packed: Path, corpus: Corpus, folder: Path, advance: 
         source = PackedWeights.open([packed], job.config)
         device = "cuda" if job.target != "cpu" and torch.cuda.is_available() else "cpu"
         model = LayerwiseModel(source, job.config, texts, dtype=dtype, kv_dtype=dtype, device=device, make_ops=make_ops)
-        with ShardWriter(folder) as shards:
+        with ShardWriter(folder, stem="kv-scales") as shards:
             for layer in range(job.config.num_layers):
                 model.step(layer)
-                shards.add(f"layers.{layer}.kv_scale.weight", scale_of(largest[layer].cpu(), FP8_MAX))
+                shards.add(f"layers.{layer}.kv_scale", scale_of(largest[layer].cpu(), FP8_MAX))
                 advance(1)

@@ -76,7 +76,7 @@ class PackedWeights:
 
     def layer(self, layer: int) -> Weights:
         names = [*layer_sources(self.config, layer), norm_after(self.config, layer)]
-        if not self.exact and f"layers.{layer}.kv_scale.weight" in self.files:
+        if not self.exact and f"layers.{layer}.kv_scale" in self.files:
             names.append(f"layers.{layer}.kv_scale")
         return {key: weight for name in names for key, weight in self.single(name).items()}
 
@@ -84,7 +84,7 @@ class PackedWeights:
         from safetensors import safe_open
 
         tensors: dict[str, Tensor] = {}
-        for key in (key for key in self.files if key.rpartition(".")[0] == name):
+        for key in (key for key in self.files if weight_name(key) == name):
             with safe_open(self.files[key], framework="pt") as file:
                 tensors[key] = file.get_tensor(key)
         weights = weights_of(tensors, self.config)
@@ -146,8 +146,13 @@ def reference_ops(config: ModelConfig, weights: Weights, caches: list[Tensor], d
 
 
 def weights_of(tensors: Mapping[str, Tensor], config: ModelConfig) -> Weights:
-    names = {key.rpartition(".")[0] for key in tensors}
+    names = {weight_name(key) for key in tensors}
     return {name: read_weight(tensors, name, config) for name in names}
+
+
+def weight_name(key: str) -> str:
+    """The weight that a tensor is part of."""
+    return key if key.endswith(".kv_scale") else key.rpartition(".")[0]
 
 
 def plain(weight: Weight[Tensor]) -> Weight[Tensor]:

@@ -68,7 +68,7 @@ class Packer:
             found |= spread(f"{ours}.{kind}", linear)
         scales = self._kv_scales(layer)
         if scales is not None:
-            found[f"{ours}.kv_scale.weight"] = scales
+            found[f"{ours}.kv_scale"] = scales
         return found
 
     def unread(self) -> list[str]:

@@ -28,16 +28,19 @@ DTYPES = {
 
 
 class ShardWriter:
-    """model-00001-of-0000N.safetensors in a folder, each at most `shard_bytes`; one holds at least one tensor.
+    """<stem>-00001-of-0000N.safetensors in a folder, each at most `shard_bytes`; one holds at least one tensor.
 
     With `index`, also the model.safetensors.index.json that Hugging Face's loaders read. The files get their names on a
     clean exit; otherwise none is left.
     """
 
-    def __init__(self, folder: Path, *, shard_bytes: int = SHARD_BYTES, index: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, shard_bytes: int = SHARD_BYTES, index: bool = False, stem: str = "model"
+    ) -> None:
         self.folder = folder
         self.shard_bytes = shard_bytes
         self.index = index
+        self.stem = stem
         self.shards: list[dict[str, dict[str, object]]] = []
         self.file: IO[bytes] | None = None
         self.offset = 0  # into the open shard's data
@@ -80,7 +83,7 @@ class ShardWriter:
         self._close_shard()
         weight_map = {}
         for shard, entries in enumerate(self.shards):
-            name = f"model-{shard + 1:05}-of-{len(self.shards):05}.safetensors"
+            name = f"{self.stem}-{shard + 1:05}-of-{len(self.shards):05}.safetensors"
             self._part(shard).rename(self.folder / name)
             weight_map.update(dict.fromkeys(entries, name))
         if self.index:

@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,10 +49,15 @@ class StageCache:
             part.rename(done)
         return done
 
-    def claim(self, done: Path) -> Path:
-        """Takes a finished stage out of the cache, for its files to be moved rather than copied."""
-        part = done.with_name(f"{done.name}.part-{os.getpid()}")
-        return done.rename(part)
+    @contextmanager
+    def claim(self, stages: Sequence[Path]) -> Iterator[list[Path]]:
+        """Takes finished stages out of the cache, for their files to be moved rather than copied. What is left is removed."""
+        parts = [done.rename(done.with_name(f"{done.name}.part-{os.getpid()}")) for done in stages]
+        try:
+            yield parts
+        finally:
+            for part in parts:
+                shutil.rmtree(part)
 
     def _clear_remains(self, name: str) -> None:
         for part in self.root.glob(f"{name}.part-*"):

@@ -61,7 +61,7 @@ def quality_table(quality: dict[str, Any]) -> Table:
     found.add_row("greedy agreement", f"{quality['agreement']:.2%}", f">= {bounds['agreement']:.2%}")
     found.add_row("largest layer error", f"{max(quality['layer_errors']):.2%}", "")
     verdict = "within its bounds" if quality["within_bounds"] else "PAST ITS BOUNDS, kept by --allow-quality-loss"
-    found.caption = f"{quality['tokens']} tokens, {quality['corpus']} text, against {quality['reference']}: {verdict}"
+    found.caption = f"{quality['tokens']} tokens of {quality['corpus']}, against {quality['reference']}: {verdict}"
     if not quality["within_bounds"]:
         found.caption += f". {worst_layers(quality)}"
     return found

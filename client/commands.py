@@ -1,7 +1,9 @@
-"""The command line of the client room: `ingot serve`. Turns words into options; imports the rest when it runs."""
+"""The command line of the client room: `ingot serve` and `ingot ask`. Turns words into options; imports the rest when run."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -78,3 +80,52 @@ def serve(
 
 def keys_of(path: Path | None) -> list[str]:
     return [line.strip() for line in path.read_text().splitlines() if line.strip()] if path else []
+
+
+@click.command()
+@click.argument("question", required=False)
+@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Where the server is.")
+@click.option("--api-key", envvar="INGOT_API_KEY", metavar="KEY", help="The server's key.")
+@click.option("--model", help="The server's first model if not given.")
+@click.option("--system", metavar="TEXT", help="A system message to begin with.")
+@click.option("--temperature", type=click.FloatRange(0, 2), help="0 always takes the likeliest token.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Longest answer.")
+@click.option("--seed", type=int, help="The same seed gives the same answer.")
+def ask(
+    question: str | None,
+    url: str,
+    api_key: str | None,
+    model: str | None,
+    system: str | None,
+    temperature: float | None,
+    max_tokens: int | None,
+    seed: int | None,
+) -> None:
+    """Ask a running server QUESTION; without one, chat until end of input.
+
+    The answer goes to stdout as it comes, the figures to stderr.
+    """
+    from ingot.client.ask import Answer, Chat
+
+    chat = Chat(url, api_key=api_key, model=model, system=system)
+    for one in typed_questions() if question is None else iter([question]):
+        answer = Answer()
+        for piece in chat.ask(one, answer, temperature=temperature, max_tokens=max_tokens, seed=seed):
+            click.echo(piece, nl=False)
+        click.echo()
+        figures = (
+            f"first token after {answer.first_token_seconds * 1000:.0f} ms, {answer.tokens_per_second:.0f} tokens/s"
+        )
+        click.secho(f"{answer.completion_tokens} tokens, {figures}", dim=True, err=True)
+
+
+def typed_questions() -> Iterator[str]:
+    """Lines of standard input, prompted for where a person types them."""
+    while True:
+        if sys.stdin.isatty():
+            click.echo("> ", nl=False, err=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            yield line.strip()

@@ -8,11 +8,9 @@ import hashlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from ingot.runtime.streams import RequestStream, as_error
-from ingot.runtime.text import Tokenizer
 
 from ingot.client.backend import Health, ModelCard
 from ingot.client.inbox import MAX_PENDING_CHUNKS, Inbox
@@ -21,7 +19,9 @@ from ingot.errors import IngotError, QueueFullError, RequestError, UnavailableEr
 from ingot.manifest import FILE_NAME, Manifest, read_manifest
 from ingot.runtime.messages import Abort, FromExecutor, RequestFailed, TokenChunk
 from ingot.runtime.request import Chunk, GenerateRequest, Prompt
+from ingot.runtime.streams import RequestStream, as_error
 from ingot.runtime.supervisor import Supervisor, SupervisorOptions
+from ingot.runtime.text import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ class EmbeddedBackend:
         )
         self._metrics = Metrics(self._name, lambda: self._supervisor.stats)
         self._tokenizer: Tokenizer | None = None
+        self._cards: list[ModelCard] = []  # one, once the engine is loaded
         self._flights: dict[str, Flight] = {}
         self._draining = False
 
@@ -72,10 +73,11 @@ class EmbeddedBackend:
         """Raises EngineError and its like where the engine does not load."""
         await self._supervisor.start()  # the executor checks the engine's digests before anything here reads its files
         try:
-            self._tokenizer = await asyncio.to_thread(Tokenizer.from_engine, self._engine)
+            self._tokenizer = await asyncio.to_thread(load_tokenizer, self._engine)
         except IngotError:
             await self._supervisor.stop()
             raise
+        self._cards = [model_card(self._engine, self._manifest, self._name, self._tokenizer.vocab_size)]
 
     async def stop(self, drain_seconds: float) -> None:
         self._draining = True
@@ -92,7 +94,8 @@ class EmbeddedBackend:
             await asyncio.sleep(0.02)
 
     async def models(self) -> list[ModelCard]:
-        return [model_card(self._engine, self._manifest, self._name, self._ready_tokenizer().vocab_size)]
+        self._ready_tokenizer()
+        return self._cards
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         self._admit(request)
@@ -207,6 +210,15 @@ class EmbeddedBackend:
         if self._tokenizer is None:
             raise UnavailableError("The engine is not loaded.", mend="Try again shortly; /health says when.")
         return self._tokenizer
+
+
+def load_tokenizer(engine: Path) -> Tokenizer:
+    """With one chat rendered, so that the first user's does not wait for what rendering imports."""
+    tokenizer = Tokenizer.from_engine(engine)
+    if tokenizer.has_chat_template:
+        with suppress(RequestError):  # some templates want more than this
+            tokenizer.encode_prompt(Prompt(messages=[{"role": "user", "content": "hello"}]))
+    return tokenizer
 
 
 def prompt_size(prompt: Prompt) -> int:

@@ -23,6 +23,7 @@ from ingot.runtime.penalties import SeenTokens
 from ingot.runtime.plan import Arrival, TokenLogprobs
 
 Rows = NDArray[np.int64]
+COLDEST = 1e-5  # temperatures below are greedy
 
 
 @dataclass(slots=True)
@@ -48,7 +49,6 @@ class Sampler:
         self._vocab_size = vocab_size
         self._eos = tuple(eos_token_ids)
         self._device = torch.device(device)
-        self._params = [SamplingParams()] * max_num_seqs
         self._edits: list[Edits | None] = [None] * max_num_seqs
         self._seeds = np.zeros(max_num_seqs, np.uint64)
         self._numbers = np.zeros((max_num_seqs, 4), np.float32)  # temperature, top_k, top_p, min_p
@@ -56,7 +56,7 @@ class Sampler:
         self._random = np.zeros(max_num_seqs, bool)
         self._truncated = np.zeros(max_num_seqs, bool)
         self._penalized = np.zeros(max_num_seqs, bool)
-        self._edited = np.zeros(max_num_seqs, bool)
+        self._biased = np.zeros(max_num_seqs, bool)
         self._logprobs = np.full(max_num_seqs, -1, np.int64)
         self._free_from = np.zeros(max_num_seqs, np.int64)  # position from which stop tokens may be sampled
         self._seen = SeenTokens(max_num_seqs, vocab_size, self._device)
@@ -64,26 +64,25 @@ class Sampler:
     def admit(self, arrival: Arrival) -> None:
         """A sequence takes a row; whatever the row held before is gone."""
         row, params = arrival.row, arrival.params
-        self._params[row] = params
         self._seeds[row] = arrival.seed & 0xFFFF_FFFF_FFFF_FFFF
-        self._numbers[row] = params.temperature or 1.0, params.top_k, params.top_p, params.min_p
+        self._numbers[row] = params.temperature, params.top_k, params.top_p, params.min_p
         self._penalties[row] = params.repetition_penalty, params.presence_penalty, params.frequency_penalty
-        self._random[row] = params.temperature > 0
+        self._random[row] = params.temperature >= COLDEST
         self._truncated[row] = params.top_k > 0 or params.top_p < 1 or params.min_p > 0
         self._logprobs[row] = -1 if params.logprobs is None else params.logprobs
         self._free_from[row] = len(arrival.prompt_tokens) + params.min_tokens
         self._edits[row] = self._read_edits(params)
         self._penalized[row] = bool(np.any(self._penalties[row] != (1, 0, 0)))
-        self._edited[row] = bool(params.logit_bias) or params.min_tokens > 0
+        self._biased[row] = bool(params.logit_bias)
         if self._penalized[row]:
             self._seen.begin(row, arrival.prompt_tokens, arrival.output_tokens)
 
     def release(self, row: int) -> None:
         self._edits[row] = None
-        self._params[row] = SamplingParams()
-        for flags in (self._random, self._truncated, self._penalized, self._edited):
+        for flags in (self._random, self._truncated, self._penalized, self._biased):
             flags[row] = False
         self._logprobs[row] = -1
+        self._free_from[row] = 0
 
     def sample(self, logits: Tensor, rows: Rows, positions: Rows) -> Tensor:
         """logits (R, V) of `rows` (R,), whose tokens will stand at `positions` (R,) of their sequences -> tokens (R,)."""
@@ -113,7 +112,8 @@ class Sampler:
 
     def _edit(self, logits: Tensor, rows: Rows, positions: Rows) -> Tensor:
         """Penalties, bias and forbidden stops; `logits` itself where no row has any, else a copy."""
-        places = np.flatnonzero(self._penalized[rows] | self._edited[rows])
+        early = positions < self._free_from[rows]
+        places = np.flatnonzero(self._penalized[rows] | self._biased[rows] | early)
         if not len(places):
             return logits
         chosen = self._put(places)
@@ -126,7 +126,7 @@ class Sampler:
             edits = self._edits[rows[place]]
             if edits is not None:
                 part[i].index_add_(0, edits.bias_ids, edits.bias)
-                if positions[place] < self._free_from[rows[place]]:
+                if early[place]:
                     part[i].index_fill_(0, edits.stop_ids, float("-inf"))
         return logits.index_copy(0, chosen, part)
 

@@ -1,6 +1,6 @@
 """Who runs in the next step, on which rows and pages. Decides and keeps count; executes nothing and knows no torch.
 
-There is no prefill and no decode: every sequence has num_computed chasing num_tokens (see sequence.py), so chunked
+There is no prefill and no decode: every sequence has num_computed chasing its tokens (see sequence.py), so chunked
 prefill, prefix hits and recompute after preemption are one rule.
 
 A plan may be scheduled before the one before it is settled. What makes that safe:
@@ -19,33 +19,30 @@ from collections.abc import Collection
 from heapq import heappop, heappush
 
 from ingot.manifest import Limits
+from ingot.runtime.leases import Leases
 from ingot.runtime.messages import Stats, TokenChunk, TokenRequest
-from ingot.runtime.pages import PagePool
 from ingot.runtime.plan import FEED, Arrival, Slice, StepPlan, StepResult, TokenLogprobs
-from ingot.runtime.prefix import PrefixTree
 from ingot.runtime.queue import ORDER, RequestQueue
 from ingot.runtime.sequence import Sequence, Status
+
+FED = [FEED]
 
 
 class Scheduler:
     def __init__(
         self, limits: Limits, num_pages: int, *, eos_token_ids: Collection[int] = (), max_waiting: int = 4096
     ) -> None:
-        self.pool = PagePool(num_pages)
-        self.tree = PrefixTree(self.pool, limits.page_size)
-        self._page_size = limits.page_size
+        self.leases = Leases(num_pages, limits.page_size)
         self._max_tokens = limits.max_num_batched_tokens
-        self._reserve = num_pages // 100  # left free at admission, so that running sequences can grow a while
+        self._spare = num_pages // 100  # left free at admission, so that running sequences can grow a while
         self._eos = frozenset(eos_token_ids)
         self._queue = RequestQueue(limits, num_pages, eos_token_ids=eos_token_ids, max_waiting=max_waiting)
         self._running: list[Sequence] = []  # sorted by Sequence.order
-        self._blocked: tuple[Sequence, int] | None = None  # the waiting head, and the pages that it lacked room for
         self._launched: deque[list[Sequence]] = deque()  # per unsettled plan, parallel to its slices
         self._free_rows = list(range(limits.max_num_seqs))  # a heap: the lowest free row is given first
         self._departures: list[int] = []
         self._has_finished = False  # some of self._running have
         self._steps = self._preemptions = 0
-        self._prefix_queries = self._prefix_hits = 0
         self._prompt_tokens = self._generation_tokens = 0
 
     @property
@@ -53,16 +50,17 @@ class Scheduler:
         return bool(self._queue.live or self._launched)
 
     def stats(self) -> Stats:
+        pool = self.leases.pool
         return Stats(
             running=len(self._running),
             waiting=self._queue.live - len(self._running),
-            pages_free=self.pool.free,
-            pages_cached=self.pool.cached,
-            pages_held=self.pool.held,
-            pages_total=self.pool.total,
+            pages_free=pool.free,
+            pages_cached=pool.cached,
+            pages_held=pool.held,
+            pages_total=pool.total,
             preemptions=self._preemptions,
-            prefix_queries=self._prefix_queries,
-            prefix_hits=self._prefix_hits,
+            prefix_queries=self.leases.prefix_queries,
+            prefix_hits=self.leases.prefix_hits,
             steps=self._steps,
             prompt_tokens=self._prompt_tokens,
             generation_tokens=self._generation_tokens,
@@ -112,29 +110,30 @@ class Scheduler:
         """Gives every running sequence its next tokens. Returns what is left of the step's tokens."""
         budget = self._max_tokens
         for seq in self._running:  # victims of preemption leave at its end, behind seq or as seq
-            if not budget:
+            if budget <= 0:
                 break
             start = seq.num_computed
             known = seq.tokens
-            if seq.num_tokens - start > 1:
+            unread = len(known) - start  # below 1: the next token is on its way
+            if unread > 1:
                 part = self._read(seq, self._share(seq, budget))
-            elif seq.num_tokens >= seq.max_len:
+                slices.append(part)
+                launched.append(seq)
+                budget -= len(part.tokens)
+                continue
+            if start + 1 >= seq.max_len:
                 continue  # its last token is on its way
+            if start < seq.covered:
+                pages, new = seq.pages, 0
+            elif self.leases.has_slot(seq, start) or self._grow(seq):
+                pages, new = self.leases.cover(seq, start + 1)
             else:
-                if start < seq.covered:
-                    pages, new = seq.pages, 0
-                elif start < len(seq.pages) * self._page_size or self._grow(seq):
-                    pages, new = self._cover(seq, start + 1)
-                else:
-                    break  # seq itself was preempted, and so was everyone behind it
-                tokens = [known[-1] if len(known) == seq.num_tokens else FEED]
-                part = Slice(seq.row, seq.seq_id, start, tokens, pages, new, True)
-                seq.num_computed = start + 1
-                seq.num_tokens += 1
-                seq.in_flight += 1
-            slices.append(part)
+                break  # seq itself was preempted, and so was everyone behind it
+            tokens = [known[start]] if unread == 1 else FED
+            slices.append(Slice(seq.row, seq.seq_id, start, tokens, pages, new, True))
             launched.append(seq)
-            budget -= len(part.tokens)
+            seq.num_computed = start + 1
+            budget -= 1
         return budget
 
     def _share(self, seq: Sequence, budget: int) -> int:
@@ -145,103 +144,63 @@ class Scheduler:
     def _read(self, seq: Sequence, budget: int) -> Slice:
         """Up to `budget` of a sequence's known, uncomputed tokens; their pages are leased already."""
         start = seq.num_computed
-        end = min(seq.num_tokens, start + budget)
-        pages, new = self._cover(seq, end)
-        samples = end == seq.num_tokens
+        end = min(len(seq.tokens), start + budget)
+        pages, new = self.leases.cover(seq, end)
         seq.num_computed = end
-        seq.num_tokens += samples
-        seq.in_flight += 1
-        return Slice(seq.row, seq.seq_id, start, seq.tokens[start:end], pages, new, samples)
-
-    def _cover(self, seq: Sequence, end: int) -> tuple[list[int], int]:
-        """The pages for positions before `end`, and how many of them the row's table does not have yet."""
-        size = self._page_size
-        count = -(-end // size)
-        new = count - seq.covered // size
-        seq.covered = count * size
-        return (seq.pages if count == len(seq.pages) else seq.pages[:count]), new
+        return Slice(seq.row, seq.seq_id, start, seq.tokens[start:end], pages, new, end == len(seq.tokens))
 
     def _grow(self, seq: Sequence) -> bool:
         """Leases one more page, preempting the last in order while there is none; False when that is `seq` itself."""
-        while not self.pool.available:
+        while not self.leases.pool.available:
             victim = self._running[-1]
             self._preempt(victim)
             if victim is seq:
                 return False
-        seq.pages += self.tree.lease(1)
+        self.leases.grow(seq)
         return True
 
     def _admit(self, plan: StepPlan, launched: list[Sequence], budget: int) -> None:
         """Starts waiting sequences in order while there are tokens, rows, and pages for all that they know."""
         while budget and self._free_rows and (seq := self._queue.head):
-            if seq.in_flight or not self._lease_known(seq):
+            if self._is_in_flight(seq) or not self.leases.start(seq, spare=self._spare if self._running else 0):
                 break
             self._queue.pop()
             insort(self._running, seq, key=ORDER)
             seq.status = Status.RUNNING
+            self._prompt_tokens += 0 if seq.has_run else seq.num_prompt
+            seq.has_run = True
             seq.row = heappop(self._free_rows)
-            plan.arrivals.append(
-                Arrival(seq.row, seq.seq_id, seq.params, seq.seed, seq.request.token_ids, seq.tokens[seq.num_prompt :])
-            )
+            outputs = seq.tokens[seq.num_prompt :]
+            plan.arrivals.append(Arrival(seq.row, seq.seq_id, seq.params, seq.seed, seq.request.token_ids, outputs))
             part = self._read(seq, budget)
             plan.slices.append(part)
             launched.append(seq)
             budget -= len(part.tokens)
 
-    def _lease_known(self, seq: Sequence) -> bool:
-        """Leases pages for all tokens a waiting sequence knows: those the prefix tree has, and new ones for the rest."""
-        available = self.pool.available
-        if self._running and self._blocked is not None and self._blocked[0] is seq and available < self._blocked[1]:
-            return False  # still too few: spares looking up a long prompt in every step
-        matched = [] if seq.wants_prompt_logprobs else self.tree.match(seq.tokens, seq.cache_salt)
-        lacking = -(-len(seq.tokens) // self._page_size) - len(matched)
-        wanted = lacking + (self._reserve if self._running else 0)
-        if self.pool.available < wanted:
-            self._blocked = (seq, wanted + available - self.pool.available)
-            self.pool.release(matched)
-            return False
-        self._blocked = None
-        seq.pages = matched + self.tree.lease(lacking)
-        seq.num_kept = len(matched)
-        seq.num_computed = seq.num_settled = seq.num_kept * self._page_size
-        seq.next_full = seq.num_computed + self._page_size
-        if not seq.has_run:
-            seq.has_run = True
-            seq.cached_tokens = seq.num_computed
-            self._prefix_queries += seq.num_prompt
-            self._prefix_hits += seq.num_computed
-            self._prompt_tokens += seq.num_prompt
-        return True
+    def _is_in_flight(self, seq: Sequence) -> bool:
+        """Whether a preempted sequence is in a step that is not settled, and so has a token or more to come."""
+        return seq.has_run and any(seq in sequences for sequences in self._launched)
 
     # -- settle
 
     def settle(self, plan: StepPlan, result: StepResult) -> list[TokenChunk]:
         """Takes in the tokens of the oldest launched plan. What was sampled past a stop or an abort is dropped."""
         chunks = []
-        running = Status.RUNNING
-        finished = Status.FINISHED
-        columns = zip(
-            self._launched.popleft(),
-            plan.slices,
-            result.tokens,
-            result.logprobs,
-            result.prompt_logprobs,
-            strict=True,
-        )
+        running, finished = Status.RUNNING, Status.FINISHED
+        sequences = self._launched.popleft()
+        columns = zip(sequences, plan.slices, result.tokens, result.logprobs, result.prompt_logprobs, strict=True)
         for seq, part, token, logprob, prompt_logprobs in columns:
-            seq.in_flight -= 1
-            status = seq.status
-            if status is finished:
+            if seq.status is finished:
                 continue
-            if status is running:
-                seq.num_settled = settled = part.start + len(part.tokens)
-                if settled >= seq.next_full:
-                    self._keep_full_pages(seq)
             if prompt_logprobs is not None:
                 seq.collect_prompt_logprobs(part.start, prompt_logprobs)
+            tokens = seq.tokens
+            if seq.status is running:  # not preempted meanwhile
+                seq.num_settled = settled = len(tokens) if part.samples else part.start + len(part.tokens)
+                if settled >= seq.next_full:
+                    self._keep_full_pages(seq)
             if not part.samples:
                 continue
-            tokens = seq.tokens
             tokens.append(token)
             if seq.plain and token not in seq.stop_token_ids and len(tokens) < seq.max_len:
                 chunk = TokenChunk(
@@ -279,10 +238,7 @@ class Scheduler:
         )
 
     def _keep_full_pages(self, seq: Sequence) -> None:
-        """Offers a running sequence's settled pages to the prefix tree, and its prompt to its followers."""
-        full = seq.num_settled // self._page_size
-        seq.num_kept = self.tree.extend(seq.tokens, seq.pages, seq.num_kept, full, seq.cache_salt)
-        seq.next_full = (full + 1) * self._page_size
+        full = self.leases.keep_full(seq)
         if seq.followers and full >= self._queue.shareable_pages(seq):
             self._queue.release_followers(seq)
 
@@ -307,8 +263,7 @@ class Scheduler:
         self._queue.end(seq)
 
     def _give_back(self, seq: Sequence) -> None:
-        full = seq.num_settled // self._page_size
-        self.tree.retire(seq.tokens, seq.pages, seq.num_kept, full, seq.cache_salt)
+        self.leases.end(seq)
         self._departures.append(seq.row)
         heappush(self._free_rows, seq.row)
         seq.leave_row()

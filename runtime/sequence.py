@@ -18,10 +18,10 @@ class Status(Enum):
 
 
 class Sequence:
-    """`num_computed` chases `num_tokens`: reading a prompt, decoding and recomputing are all the same chase.
+    """`num_computed` chases the number of tokens: reading a prompt, decoding and recomputing are all the same chase.
 
-    A step counts as computed once it is launched, and as settled once its tokens are known. So
-    num_settled <= num_computed <= num_tokens, and len(tokens) < num_tokens while a sampled token is on its way.
+    A token counts as computed once a step with it is launched, and as settled once that step's result is known, so
+    num_settled <= num_computed. When num_computed >= len(tokens), the newest token is sampled but on its way.
     """
 
     __slots__ = (
@@ -30,7 +30,6 @@ class Sequence:
         "covered",
         "followers",
         "has_run",
-        "in_flight",
         "index",
         "max_len",
         "next_full",
@@ -38,7 +37,6 @@ class Sequence:
         "num_kept",
         "num_prompt",
         "num_settled",
-        "num_tokens",
         "order",
         "pages",
         "plain",
@@ -75,8 +73,6 @@ class Sequence:
         self.status = Status.WAITING
         self.tokens = request.token_ids.copy()
         self.num_prompt = len(self.tokens)
-        self.num_tokens = self.num_prompt
-        self.in_flight = 0  # launched steps that are not settled
         self.followers: list[Sequence] = []  # wait until this one has read the prompt that they share
         self.has_run = False  # has had a row before
         self.cached_tokens = 0  # of the prompt, found in the prefix tree when it first ran

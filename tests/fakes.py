@@ -113,6 +113,7 @@ class FakeProgram:
     def _write(self, part: Slice) -> None:
         row = self._rows[part.row]
         assert row.seq_id == part.seq_id
+        assert part.tokens, "a slice without tokens"
         row.table += part.pages[len(part.pages) - part.num_new_pages :]
         end = part.start + len(part.tokens)
         assert row.table == part.pages, "the pages named new do not add up to the sequence's pages"

@@ -29,10 +29,10 @@ def test_request_journey_names_functions_that_exist() -> None:
 
 def test_every_make_target_is_in_help() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    phony = set(re.findall(r"^\.PHONY: (.*)$", makefile, re.M)[0].split())
-    for line in re.findall(r"^\.PHONY: (.*)$", makefile, re.M):
+    phony = set(re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[0].split())
+    for line in re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE):
         phony |= set(line.split())
-    described = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.M))
+    described = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))
     assert phony == described
 
 

@@ -40,7 +40,7 @@ def load_corpus(kind: str, *, given: str | None, folder: Path) -> Corpus:
         return Corpus(str(given), read_documents(path))
     if (folder / FILES[kind]).is_file():
         return Corpus(f"{FILES[kind]} of the model", read_documents(folder / FILES[kind]))
-    return Corpus("bundled", read_documents(BUNDLED / f"{kind}.txt"))
+    return Corpus("the bundled text", read_documents(BUNDLED / f"{kind}.txt"))
 
 
 def read_documents(path: Path) -> list[str]:

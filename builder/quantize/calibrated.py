@@ -49,7 +49,7 @@ def quantize_calibrated(job: Job, corpus: Corpus, folder: Path) -> None:
             model = mtq.quantize(model, modelopt_config(mtq, job), calibrate)
         with torch.inference_mode():
             export_hf_checkpoint(model, export_dir=folder)
-    for path in source.kept_files():
+    for path in [*source.kept_files(), *source.text_files()]:
         if path.name != "config.json":  # the export's own says how it is quantized
             shutil.copyfile(path, folder / path.name)
 

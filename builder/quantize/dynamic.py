@@ -38,7 +38,7 @@ def quantize_dynamic(checkpoint: Checkpoint, config: ModelConfig, folder: Path, 
             else:
                 shards.add(name, tensor)
             advance(info.nbytes)
-    for path in checkpoint.kept_files():
+    for path in [*checkpoint.kept_files(), *checkpoint.text_files()]:
         shutil.copyfile(path, folder / path.name)
     described = {**checkpoint.config, "quantization_config": quantization_config()}
     (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")

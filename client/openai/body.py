@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
 
-from ingot.client.openai.errors import from_validation
+from ingot.client.openai.errors import ClientGoneError, from_validation
 from ingot.client.openai.refusals import Refusal, refuse
 from ingot.errors import RequestError
 
+READ_SECONDS = 60.0
 MAX_DEPTH = 64
 MAX_KEYS = 4096  # of one object
 
@@ -26,7 +29,14 @@ async def read_body(request: Request, kind: type[Body], refused: Mapping[str, Re
         raise RequestError(
             f"The content type is {content_type[:80]!r}.", mend="Send JSON with Content-Type: application/json."
         )
-    return parse_body(await request.body(), kind, refused or {})
+    try:
+        async with asyncio.timeout(READ_SECONDS):
+            raw = await request.body()
+    except TimeoutError as error:
+        raise RequestError(f"The body did not arrive within {READ_SECONDS:.0f} s.", mend="Send it at once.") from error
+    except ClientDisconnect as error:
+        raise ClientGoneError from error
+    return parse_body(raw, kind, refused or {})
 
 
 def parse_body(raw: bytes, kind: type[Body], refused: Mapping[str, Refusal]) -> Body:

@@ -19,12 +19,12 @@ from ingot.plugins.quantize.reference import FP8_MAX, INT8_MAX, quantize_fp8, ro
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DenseLinear:
-    """A weight ready for `dense_linear`: (N, K) and its vectors in the compute dtype."""
+    """A weight ready for `dense_linear`: (N, K) and bias in the compute dtype."""
 
     scheme: Scheme
     weight: Tensor
     bias: Tensor | None
-    pre_scale: Tensor | None
+    pre_scale: Tensor | None  # float32 (K,)
     input_scale: Tensor | None  # float32 ()
 
 
@@ -34,18 +34,17 @@ def densify(weight: Weight[Tensor], dtype: torch.dtype) -> DenseLinear:
         scheme=weight.scheme,
         weight=(weight.data if weight.scheme is Scheme.NONE else dequantize(weight)).to(dtype),
         bias=None if weight.bias is None else weight.bias.to(dtype),
-        pre_scale=None if weight.pre_scale is None else weight.pre_scale.to(dtype),
+        pre_scale=None if weight.pre_scale is None else weight.pre_scale.float(),
         input_scale=None if weight.input_scale is None else weight.input_scale.float().reshape(()),
     )
 
 
 def dense_linear(x: Tensor, dense: DenseLinear) -> Tensor:
     """(T, K) -> (T, N) in x's dtype."""
-    if dense.pre_scale is not None:
-        x = x * dense.pre_scale
+    inputs = x if dense.pre_scale is None else x * dense.pre_scale
     if dense.scheme in (Scheme.FP8, Scheme.INT8):
-        x = round_through(x.float(), dense.scheme, dense.input_scale).to(x.dtype)
-    return functional.linear(x, dense.weight, dense.bias)
+        inputs = round_through(inputs.float(), dense.scheme, dense.input_scale)
+    return functional.linear(inputs.to(x.dtype), dense.weight, dense.bias)
 
 
 def round_through(x: Tensor, scheme: Scheme, input_scale: Tensor | None) -> Tensor:

@@ -29,7 +29,7 @@ COMMANDS = {
     "render": Entry("ingot.templates.commands:render", "Write a Triton model repository for engines.", "triton"),
     "triton": Entry("ingot.client.triton_command:triton", "Serve engines from a Triton server here.", "triton"),
     "serve": Entry("ingot.client.commands:serve", "Serve an engine over the OpenAI API.", "serve"),
-    "ask": Entry("ingot.client.ask:ask", "Ask an engine that Triton serves.", "client"),
+    "ask": Entry("ingot.client.commands:ask", "Ask a running server.", "demo"),
 }
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from ingot.client.backend import Health, ModelCard
-from ingot.errors import IngotError, UnknownModelError
+from ingot.errors import IngotError, UnavailableError, UnknownModelError
 from ingot.runtime.request import Chunk, GenerateRequest, Logprob, Prompt, Usage
 
 NAME = "echo"
@@ -37,6 +37,8 @@ class FakeBackend:
         ]
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+        if not self.ready:
+            raise UnavailableError("The fake is stopped.", mend="Start it.")
         self.seen.append(request)
         self.live += 1
         try:
