@@ -16,14 +16,16 @@ from ingot.client.grpc_wire import ClientOptions, ModelState, PromptLike
 from ingot.client.pulse import AsyncPulse
 from ingot.client.stream_async import AsyncStream
 from ingot.errors import IngotError
-from ingot.runtime.calls import Call, Describe, Description, Detokenize, Reply, Tokenize
+from ingot.runtime.calls import Call, Describe, Description, Detokenize, Generate, Reply, Tokenize
 from ingot.runtime.params import SamplingParams
+from ingot.runtime.request import GenerateRequest
 
 
 class AsyncClient:
     """One connection, shared by everything that is asked through it. Make and use it on one event loop."""
 
     def __init__(self, address: str = "localhost:8001", options: ClientOptions | None = None) -> None:
+        self.address = address
         self.options = options or ClientOptions()
         secure = wire.credentials(self.options)
         self._channel = (
@@ -78,6 +80,10 @@ class AsyncClient:
             model, prompt, params, request_id=request_id, cache_salt=cache_salt, priority=priority
         )
         return self._open(model, version, call, timeout)
+
+    def open(self, request: GenerateRequest, *, version: str = "", timeout: float | None = None) -> AsyncStream:
+        """As stream(), for a request that is whole already."""
+        return self._open(request.model, version, Generate(request=request), timeout)
 
     async def tokenize(self, model: str, prompt: PromptLike, *, version: str = "") -> list[int]:
         return (await self.ask(model, Tokenize(prompt=wire.as_prompt(prompt)), version=version)).token_ids or []

@@ -23,6 +23,7 @@ class Client:
     """One connection, shared by everything that is asked through it. Every method raises IngotErrors."""
 
     def __init__(self, address: str = "localhost:8001", options: ClientOptions | None = None) -> None:
+        self.address = address
         self.options = options or ClientOptions()
         secure = wire.credentials(self.options)
         self._channel = (

@@ -22,7 +22,7 @@ PORT = click.IntRange(1, 65535)
 
 @click.command()
 @click.argument("engines", nargs=-1, metavar="[NAME[@VERSION]=]ENGINE...")
-@click.option("--install", is_flag=True, help="Fetches the server first, where it is missing: about 250 MB.")
+@click.option("--install", is_flag=True, help="Only fetches the server: 55 MB, 230 MB unpacked.")
 @click.option(
     "--repository",
     type=click.Path(path_type=Path, file_okay=False),
@@ -61,9 +61,8 @@ def triton(
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     home = default_home()
-    if install and home.missing():
+    if install:
         install_home(home, say=lambda line: click.echo(line, err=True))
-    if install and not engines and not repository.is_dir():
         return
     home.check()
     if engines:

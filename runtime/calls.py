@@ -43,6 +43,7 @@ Call = Generate | AbortCall | Tokenize | Detokenize | Describe
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
     manifest: Manifest  # without its list of files
+    fingerprint: str  # of the manifest
     vocab_size: int
     stats: Stats
 

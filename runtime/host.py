@@ -6,6 +6,7 @@ submit() --inbox--> step thread (owns the executor) --outbox--> reply thread -->
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import queue
 import threading
@@ -17,36 +18,19 @@ from typing import Protocol
 import msgspec
 
 from ingot.errors import ExecutorDiedError, IngotError, UnavailableError
-from ingot.manifest import Manifest, check_files, read_manifest
+from ingot.manifest import Manifest, read_manifest
 from ingot.runtime.calls import AbortCall, Call, Describe, Description, Detokenize, Generate, Reply, Tokenize
-from ingot.runtime.executor import Executor
 from ingot.runtime.messages import Abort, Stats, TokenRequest
 from ingot.runtime.replies import Caller, Outcome, Replies, Timing
 from ingot.runtime.request import Prompt
 from ingot.runtime.streams import RequestStream
 from ingot.runtime.text import Tokenizer
+from ingot.runtime.worker import DEFAULT_LOADER, StepLoop, load_from
 
 TICK_SECONDS = 0.5  # between two reports of the executor's counters
 JOIN_SECONDS = 30.0
 
 logger = logging.getLogger(__name__)
-
-
-class StepLoop(Protocol):
-    """What the host needs of an executor. Only the step thread calls it."""
-
-    @property
-    def has_work(self) -> bool: ...
-
-    def add(self, request: TokenRequest) -> None: ...
-
-    def abort(self, request_id: str, index: int | None = None) -> object: ...
-
-    def step(self) -> Sequence[Outcome]: ...
-
-    def stats(self) -> Stats: ...
-
-    def close(self) -> None: ...
 
 
 class Observer(Timing, Protocol):
@@ -59,16 +43,24 @@ class Host:
     """Takes calls from any thread until closed."""
 
     def __init__(
-        self, executor: StepLoop, tokenizer: Tokenizer, manifest: Manifest, observer: Observer | None = None
+        self,
+        executor: StepLoop,
+        tokenizer: Tokenizer,
+        manifest: Manifest,
+        observer: Observer | None = None,
+        *,
+        max_waiting: int = 1024,
     ) -> None:
+        """At most `max_waiting` sequences wait beyond those the engine can run at once; more are refused."""
         self._executor = executor
         self._tokenizer = tokenizer
         self._manifest = manifest
+        self._fingerprint = hashlib.sha256(msgspec.json.encode(manifest)).hexdigest()[:12]
         self._observer = observer
         self._ticked = 0.0
         self._inbox: queue.SimpleQueue[TokenRequest | Abort | None] = queue.SimpleQueue()
         self._outbox: queue.SimpleQueue[Sequence[Outcome] | IngotError] = queue.SimpleQueue()
-        self._replies = Replies(self._inbox.put, observer)
+        self._replies = Replies(self._inbox.put, observer, room=manifest.limits.max_num_seqs + max_waiting)
         self.stats = executor.stats()
         self._threads = [
             threading.Thread(target=self._run, name="steps", daemon=True),
@@ -94,8 +86,13 @@ class Host:
                 reply = Reply(text=self._tokenizer.decode(call.token_ids))
             case Describe():
                 manifest = msgspec.structs.replace(self._manifest, files={})
-                vocab_size = self._tokenizer.vocab_size
-                reply = Reply(description=Description(manifest=manifest, vocab_size=vocab_size, stats=self.stats))
+                description = Description(
+                    manifest=manifest,
+                    fingerprint=self._fingerprint,
+                    vocab_size=self._tokenizer.vocab_size,
+                    stats=self.stats,
+                )
+                reply = Reply(description=description)
         caller.send(reply, final=True)
 
     def close(self) -> None:
@@ -123,7 +120,6 @@ class Host:
                 f"The executor failed with {type(error).__name__}: {error}.", mend="Load the model again."
             )
         self._outbox.put(end)
-        self._executor.close()
 
     def _take(self) -> bool:
         """Hands what has arrived to the executor; sleeps while there is nothing to do. False when the host closes."""
@@ -145,17 +141,18 @@ class Host:
             self._observer.counters(self.stats)
 
 
-def open_host(engine: Path, observer: Observer | None = None, *, max_waiting: int = 1024) -> Host:
-    """Loads an engine. Raises EngineError with the manifest's sentence where it does not fit this machine."""
-    from ingot.runtime.programs import load_program  # brings torch
+def open_host(
+    engine: Path, observer: Observer | None = None, *, max_waiting: int = 1024, loader: str = DEFAULT_LOADER
+) -> Host:
+    """Loads an engine. Raises EngineError with the manifest's sentence where it does not fit this machine.
 
+    `loader` is the `module:function` that makes an executor of an engine folder, as in runtime/worker.py.
+    """
     manifest = read_manifest(engine)
-    check_files(engine, manifest)
+    executor = load_from(loader, engine)
     tokenizer = Tokenizer.from_engine(engine)
-    program = load_program(engine, manifest)
-    executor = Executor(program, manifest.limits, tokenizer.eos_token_ids, max_waiting=max_waiting)
     threading.Thread(target=warm_chat, args=(tokenizer,), name="warm", daemon=True).start()
-    return Host(executor, tokenizer, manifest, observer)
+    return Host(executor, tokenizer, manifest, observer, max_waiting=max_waiting)
 
 
 def warm_chat(tokenizer: Tokenizer) -> None:

@@ -18,7 +18,7 @@ from typing import Protocol
 
 import msgspec
 
-from ingot.errors import IngotError
+from ingot.errors import IngotError, QueueFullError
 from ingot.runtime.calls import Generate, Reply
 from ingot.runtime.messages import Abort, RequestFailed, TokenChunk, TokenRequest
 from ingot.runtime.request import Chunk
@@ -58,6 +58,7 @@ class OpenRequest:
     stream: RequestStream
     caller: Caller
     streaming: bool
+    sequences: int
     began: float
     held: list[Chunk] = field(default_factory=list)  # for a caller that wants one reply
     answered: bool = False
@@ -67,7 +68,9 @@ class OpenRequest:
 class Replies:
     """The open requests of one executor. `send` reaches the executor; open() and ids_of() may be called by any thread."""
 
-    def __init__(self, send: Callable[[TokenRequest | Abort], None], timing: Timing | None) -> None:
+    def __init__(self, send: Callable[[TokenRequest | Abort], None], timing: Timing | None, *, room: int) -> None:
+        """`room` is how many sequences may run and wait together."""
+        self._room = room
         self._send = send
         self._timing = timing
         self._open: dict[str, OpenRequest] = {}
@@ -80,10 +83,17 @@ class Replies:
         own_id = uuid.uuid4().hex  # a caller's id may come twice
         request = msgspec.structs.replace(call.request, request_id=own_id)
         stream = make_stream(msgspec.structs.replace(call, request=request))
-        entry = OpenRequest(own_id, call.request.request_id, stream, caller, call.stream, time.monotonic())
+        entry = OpenRequest(
+            own_id, call.request.request_id, stream, caller, call.stream, request.params.n, time.monotonic()
+        )
         with self._lock:
             if self._ended is not None:
                 raise self._ended
+            asked = sum(entry.sequences for entry in self._open.values()) + entry.sequences
+            if asked > self._room:
+                raise QueueFullError(
+                    f"The queue is full: {self._room} sequences run or wait.", mend="Try again when some have ended."
+                )
             self._open[own_id] = entry
         self._send(stream.token_request)
 

@@ -23,7 +23,7 @@ WHEEL = "nvidia-pytriton==0.7.0"  # tritonserver 2.51, the 24.10 generation
 STUB_NUMPY = "numpy==1.26.4"  # the stub of that generation misreads tensors under numpy 2
 STUB_PYTHONS = ((3, 11), (3, 12))
 STUB_PATHS = "INGOT_STUB_PATHS"
-INSTALL = "Run `ingot triton --install` (about 250 MB, from the package index)."
+INSTALL = "Run `ingot triton --install` (55 MB from the package index)."
 
 # PYTHONPATH does not reach a stub, so its environment takes our packages from a variable; its own numpy stays in front.
 PATH_FILE = f"""\
@@ -76,7 +76,8 @@ class TritonHome:
 
     def environment(self) -> dict[str, str]:
         """The server's environment: its stubs run this interpreter's packages and this ingot."""
-        paths = [Path(ingot.__file__).parents[1], Path(sysconfig.get_path("purelib"))]
+        own = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+        paths = [*map(os.path.abspath, own), Path(ingot.__file__).parents[1], Path(sysconfig.get_path("purelib"))]
         libraries = [self.root / "wheel" / "nvidia_pytriton.libs", libpython_folder()]
         return os.environ | {
             "PATH": f"{self.stub_env / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
