@@ -133,7 +133,7 @@ def error_of(text: str, model: str) -> IngotError:
     if found is not None:
         return found
     if "unknown model" in text and "no available versions" not in text and "not at ready state" not in text:
-        return UnknownModelError(f"Triton has no model {model!r}.", mend="Client.models() lists what there is.")
+        return UnknownModelError(f"Triton has no {model!r}: {text}.", mend="Client.models() lists what there is.")
     if "no available versions" in text or "not at ready state" in text or "is not ready" in text:
         return UnavailableError(f"The model {model!r} is not loaded.", mend="Load it, or try again shortly.")
     if "Stub process" in text or "stub process" in text:

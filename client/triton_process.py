@@ -142,7 +142,7 @@ class TritonServer:
         with suppress(ProcessLookupError):
             process.terminate()
         with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=3 * EXIT_SECONDS)
+            process.wait(timeout=2 * EXIT_SECONDS)
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
