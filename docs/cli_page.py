@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from ingot.cli import cli
@@ -29,4 +31,4 @@ def render() -> str:
 
 
 if __name__ == "__main__":
-    pass
+    sys.stdout.write(render())

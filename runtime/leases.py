@@ -32,9 +32,8 @@ class Leases:
             return False
         self._refused = None
         seq.pages = matched + self.tree.lease(lacking)
-        seq.num_kept = len(matched)
-        seq.num_computed = seq.num_settled = seq.num_kept * self.page_size
-        seq.next_full = seq.num_computed + self.page_size
+        seq.num_kept = seq.num_full = len(matched)
+        seq.num_computed = seq.num_kept * self.page_size
         if not seq.has_run and not seq.wants_prompt_logprobs:
             seq.cached_tokens = seq.num_computed
             self.prefix_queries += seq.num_prompt
@@ -53,16 +52,17 @@ class Leases:
         count = -(-end // self.page_size)
         new = count - seq.covered // self.page_size
         seq.covered = count * self.page_size
+        seq.clear_until = min(seq.covered, seq.max_len - 1)
         return (seq.pages if count == len(seq.pages) else seq.pages[:count]), new
 
-    def keep_full(self, seq: Sequence) -> int:
-        """Offers a running sequence's settled pages to the prefix tree. Returns how many are full."""
-        full = seq.num_settled // self.page_size
-        seq.num_kept = self.tree.extend(seq.tokens, seq.pages, seq.num_kept, full, seq.cache_salt)
-        seq.next_full = (full + 1) * self.page_size
+    def keep_full(self, seq: Sequence, settled: int) -> int:
+        """Offers a running sequence's settled full pages to the prefix tree. Returns how many there are."""
+        full = settled // self.page_size
+        if full > seq.num_full:
+            seq.num_full = full
+            seq.num_kept = self.tree.extend(seq.tokens, seq.pages, seq.num_kept, full, seq.cache_salt)
         return full
 
     def end(self, seq: Sequence) -> None:
         """Gives every page back; the settled full ones stay in the prefix tree for as long as nobody needs the room."""
-        full = seq.num_settled // self.page_size
-        self.tree.retire(seq.tokens, seq.pages, seq.num_kept, full, seq.cache_salt)
+        self.tree.retire(seq.tokens, seq.pages, seq.num_kept, seq.num_full, seq.cache_salt)

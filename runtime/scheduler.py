@@ -121,10 +121,10 @@ class Scheduler:
                 launched.append(seq)
                 budget -= len(part.tokens)
                 continue
-            if start + 1 >= seq.max_len:
-                continue  # its last token is on its way
-            if start < seq.covered:
+            if start < seq.clear_until:
                 pages, new = seq.pages, 0
+            elif start + 1 >= seq.max_len:
+                continue  # its last token is on its way
             elif self.leases.has_slot(seq, start) or self._grow(seq):
                 pages, new = self.leases.cover(seq, start + 1)
             else:
@@ -186,61 +186,67 @@ class Scheduler:
     def settle(self, plan: StepPlan, result: StepResult) -> list[TokenChunk]:
         """Takes in the tokens of the oldest launched plan. What was sampled past a stop or an abort is dropped."""
         chunks = []
-        running, finished = Status.RUNNING, Status.FINISHED
         sequences = self._launched.popleft()
         columns = zip(sequences, plan.slices, result.tokens, result.logprobs, result.prompt_logprobs, strict=True)
         for seq, part, token, logprob, prompt_logprobs in columns:
-            if seq.status is finished:
-                continue
-            if prompt_logprobs is not None:
-                seq.collect_prompt_logprobs(part.start, prompt_logprobs)
             tokens = seq.tokens
-            if seq.status is running:  # not preempted meanwhile
-                seq.num_settled = settled = len(tokens) if part.samples else part.start + len(part.tokens)
-                if settled >= seq.next_full:
-                    self._keep_full_pages(seq)
-            if not part.samples:
-                continue
-            tokens.append(token)
-            if seq.plain and token not in seq.stop_token_ids and len(tokens) < seq.max_len:
-                chunk = TokenChunk(
+            if len(tokens) < seq.quiet_until and token not in seq.stop_token_ids:
+                tokens.append(token)
+                chunk: TokenChunk | None = TokenChunk(
                     request_id=seq.request_id, index=seq.index, token_ids=[token], cached_tokens=seq.cached_tokens
                 )
             else:
-                chunk = self._chunk(seq, token, logprob)
-            chunks.append(chunk)
+                chunk = self._settle_one(seq, part, token, logprob, prompt_logprobs)
+            if chunk is not None:
+                chunks.append(chunk)
         self._generation_tokens += len(chunks)
         self._sweep()
         return chunks
 
-    def _chunk(self, seq: Sequence, token: int, logprob: TokenLogprobs | None) -> TokenChunk:
+    def _settle_one(
+        self,
+        seq: Sequence,
+        part: Slice,
+        token: int,
+        logprob: TokenLogprobs | None,
+        prompt_logprobs: list[TokenLogprobs] | None,
+    ) -> TokenChunk | None:
+        """Settles a slice after which there may be more to do than to hand out a token. None where it gives no token."""
+        if seq.status is Status.FINISHED:
+            return None
+        if prompt_logprobs is not None:
+            seq.collect_prompt_logprobs(part.start, prompt_logprobs)
+        if seq.status is Status.RUNNING:  # not preempted meanwhile
+            full = self.leases.keep_full(seq, part.start + len(part.tokens))
+            if seq.followers and full >= self._queue.shareable_pages(seq):
+                self._queue.release_followers(seq)
+        if not part.samples:
+            return None
+        seq.tokens.append(token)
+        reason, stop_reason = self._end_of(seq, token)
         params = seq.request.params
-        length = len(seq.tokens)
-        reason = stop_reason = prompt_logprobs = None
-        if token in seq.stop_token_ids:
-            reason = "stop"
-            stop_reason = None if token in self._eos and not params.ignore_eos else token
-        elif length >= seq.max_len:
-            reason = "length"
+        is_first = len(seq.tokens) == seq.num_prompt + 1
         if reason is not None:
             self._finish(seq)
-        if length == seq.num_prompt + 1 and params.prompt_logprobs is not None:
-            prompt_logprobs = seq.prompt_logprobs
+        elif seq.status is Status.RUNNING and params.logprobs is None:
+            seq.quiet_until = min((seq.num_full + 1) * self.leases.page_size, seq.max_len - 1)
         return TokenChunk(
             request_id=seq.request_id,
             index=seq.index,
             token_ids=[token],
             logprobs=None if logprob is None else [logprob],
-            prompt_logprobs=prompt_logprobs,
+            prompt_logprobs=seq.prompt_logprobs if is_first and params.prompt_logprobs is not None else None,
             finish_reason=reason,
             stop_reason=stop_reason,
             cached_tokens=seq.cached_tokens,
         )
 
-    def _keep_full_pages(self, seq: Sequence) -> None:
-        full = self.leases.keep_full(seq)
-        if seq.followers and full >= self._queue.shareable_pages(seq):
-            self._queue.release_followers(seq)
+    def _end_of(self, seq: Sequence, token: int) -> tuple[str | None, int | None]:
+        """Why a sequence ends with this token, if it does, and the stop token where that is not EOS."""
+        if token in seq.stop_token_ids:
+            is_eos = token in self._eos and not seq.request.params.ignore_eos
+            return "stop", None if is_eos else token
+        return ("length" if len(seq.tokens) >= seq.max_len else None), None
 
     # -- ways to leave
 

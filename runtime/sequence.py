@@ -20,27 +20,27 @@ class Status(Enum):
 class Sequence:
     """`num_computed` chases the number of tokens: reading a prompt, decoding and recomputing are all the same chase.
 
-    A token counts as computed once a step with it is launched, and as settled once that step's result is known, so
-    num_settled <= num_computed. When num_computed >= len(tokens), the newest token is sampled but on its way.
+    A token counts as computed once a step with it is launched, and as settled once that step's result is known. When
+    num_computed >= len(tokens), the newest token is sampled but on its way.
     """
 
     __slots__ = (
         "cache_salt",
         "cached_tokens",
+        "clear_until",
         "covered",
         "followers",
         "has_run",
         "index",
         "max_len",
-        "next_full",
         "num_computed",
+        "num_full",
         "num_kept",
         "num_prompt",
-        "num_settled",
         "order",
         "pages",
-        "plain",
         "prompt_logprobs",
+        "quiet_until",
         "request",
         "request_id",
         "row",
@@ -76,7 +76,6 @@ class Sequence:
         self.followers: list[Sequence] = []  # wait until this one has read the prompt that they share
         self.has_run = False  # has had a row before
         self.cached_tokens = 0  # of the prompt, found in the prefix tree when it first ran
-        self.plain = request.params.logprobs is None and request.params.prompt_logprobs is None
         self.prompt_logprobs: list[TokenLogprobs | None] = [None]  # of the prompt tokens read so far
         self.leave_row()
 
@@ -85,10 +84,11 @@ class Sequence:
         self.row = NO_ROW
         self.pages: list[int] = []
         self.covered = 0  # positions whose pages the row's table has
-        self.num_kept = 0  # leading pages that are in the prefix tree
-        self.next_full = 0  # number of settled tokens at which the next page is full
+        self.clear_until = 0  # positions below need neither a new page nor a look at max_len
+        self.quiet_until = 0  # tokens settled below fill no page, reach no limit and carry no log-probabilities
         self.num_computed = 0
-        self.num_settled = 0
+        self.num_full = 0  # leading pages whose tokens are all settled
+        self.num_kept = 0  # leading pages that are in the prefix tree
 
     @property
     def params(self) -> SamplingParams:

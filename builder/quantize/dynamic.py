@@ -22,7 +22,7 @@ from ingot.network.names import layer_sources
 from ingot.network.weights import LINEARS
 from ingot.plugins.quantize.reference import FP8_MAX, quantize_fp8, row_scale
 
-ROWS = 1024  # of a weight widened to float32 at a time
+BLOCK = 1 << 19  # weights widened to float32 at a time
 
 
 def quantize_dynamic(checkpoint: Checkpoint, config: ModelConfig, folder: Path, advance: Callable[[int], None]) -> None:
@@ -54,11 +54,12 @@ def quantize_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(N, K) -> e4m3 (N, K) and float32 scales (N,), a block of rows at a time."""
     data = torch.empty(weight.shape, dtype=torch.float8_e4m3fn)
     scales = torch.empty(weight.shape[0], dtype=torch.float32)
-    for start in range(0, weight.shape[0], ROWS):
-        rows = weight[start : start + ROWS].float()
-        scale = row_scale(rows, FP8_MAX)
-        data[start : start + ROWS] = quantize_fp8(rows, scale.unsqueeze(1))
-        scales[start : start + ROWS] = scale
+    height = max(1, BLOCK // weight.shape[1])
+    for start in range(0, weight.shape[0], height):
+        block = slice(start, start + height)
+        rows = weight[block].float()
+        scales[block] = row_scale(rows, FP8_MAX)
+        data[block] = quantize_fp8(rows, scales[block].unsqueeze(1))
     return data, scales
 
 

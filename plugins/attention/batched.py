@@ -113,13 +113,16 @@ def attention(
     write(cache, k, v, batch.slots, kv_scale)
     out = torch.empty_like(q)
     key_scale, value_scale = scales(cache, kv_scale)
+    scale = q.shape[-1] ** -0.5 * key_scale
     for group in plan.groups:
         keys, values = gather(cache, group, q.dtype)
         mask = group.masks[window]
-        attend = attend_decode if isinstance(group.rows, Tensor) else attend_prompt
-        result = attend(q[group.rows], keys, values, mask, q.shape[-1] ** -0.5 * key_scale)
-        out[group.rows] = result if value_scale == 1.0 else result * value_scale
-    return out.flatten(1)
+        if isinstance(group.rows, Tensor):
+            result = attend_decode(q.index_select(0, group.rows), keys, values, mask, scale)
+            out.index_copy_(0, group.rows, result)
+        else:
+            out[group.rows] = attend_prompt(q[group.rows], keys, values, mask, scale)
+    return out.flatten(1) if value_scale == 1.0 else out.flatten(1) * value_scale
 
 
 def scales(cache: Tensor, kv_scale: Tensor | None) -> tuple[float, float]:

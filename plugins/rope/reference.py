@@ -11,16 +11,20 @@ from ingot.plugins.rms_norm.reference import rms_norm
 
 
 def cos_sin(positions: Tensor, inverse_frequencies: Sequence[float], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(T,) -> cosines and sines (T, 1, D/2), computed in float32 and rounded to `dtype`."""
+    """(T,) -> cosines and sines (T, 1, D) as `rotate` wants them, computed in float32 and rounded to `dtype`.
+
+    Both halves hold the same angles; the first half of the sines is negated.
+    """
     frequencies = torch.tensor(inverse_frequencies, dtype=torch.float32, device=positions.device)
     angles = (positions.float().unsqueeze(-1) * frequencies).unsqueeze(1)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """(T, heads, D) -> (T, heads, D)."""
     first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return x * cos + torch.cat((second, first), dim=-1) * sin
 
 
 def split_and_rotate(

@@ -18,11 +18,11 @@ def test_rope(dtype: torch.dtype) -> None:
     positions = torch.tensor([0, 1, 5, 100, 4000])
     frequencies = [10000 ** (-i / 8) for i in range(8)]
     cos, sin = cos_sin(positions, frequencies, dtype)
-    assert cos.shape == sin.shape == (5, 1, 8)
+    assert cos.shape == sin.shape == (5, 1, 16)
     qkv = torch.randn(5, (4 + 2 + 2) * 16).to(dtype)
     q, k, v = split_and_rotate(qkv, cos, sin, num_heads=4, num_kv_heads=2)
     heads = qkv.view(5, 8, 16)
-    double = [torch.cat((part, part), dim=-1).transpose(0, 1) for part in (cos, sin)]
+    double = [cos.transpose(0, 1), torch.cat((sin[..., 8:], sin[..., 8:]), dim=-1).transpose(0, 1)]
     theirs = apply_rotary_pos_emb(
         heads[:, :4].unsqueeze(0).transpose(1, 2), heads[:, 4:6].unsqueeze(0).transpose(1, 2), *double
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from tests.fakes import FakeProgram, FakeTicket
 
@@ -19,7 +21,7 @@ def build(steps_ahead: int = 0, **options: int) -> tuple[Executor, FakeProgram]:
     return Executor(program, LIMITS, [], **options), program
 
 
-def ask(name: str, prompt: int = 3, **params: int) -> TokenRequest:
+def ask(name: str, prompt: int = 3, **params: Any) -> TokenRequest:
     return TokenRequest(request_id=name, token_ids=[5] * prompt, params=SamplingParams(**params))
 
 

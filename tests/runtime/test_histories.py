@@ -173,6 +173,4 @@ class HistoriesFarAhead(Histories):
 
 @pytest.mark.parametrize("machine", [Histories, HistoriesAhead, HistoriesFarAhead])
 def test_random_histories(machine: type[Histories]) -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        machine, settings=settings(max_examples=120, stateful_step_count=30, deadline=None)
-    )
+    run_state_machine_as_test(machine, settings=settings(max_examples=120, stateful_step_count=30, deadline=None))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 from tests.fakes import FakeProgram, generate_alone
-from tests.runtime.test_streams import EOS, LIMITS, TOKENIZER
+from tests.runtime.tokens import EOS, byte_tokenizer
+
+LIMITS = Limits(max_model_len=64, max_num_seqs=4, max_num_batched_tokens=64, page_size=4)
+TOKENIZER = byte_tokenizer()
 
 import ingot.runtime
 from ingot.errors import RequestError
@@ -91,4 +94,4 @@ def test_the_package_exports_these_names() -> None:
     assert ingot.runtime.__all__ == ["LLM", "Completion", "SamplingParams"]
     assert [getattr(ingot.runtime, name).__name__ for name in ingot.runtime.__all__] == ingot.runtime.__all__
     with pytest.raises(AttributeError, match="nothing"):
-        _ = ingot.runtime.nothing  # type: ignore[attr-defined]
+        _ = ingot.runtime.nothing

@@ -5,71 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.runtime.steps import EOS, answer, ask, build, decide, ends, shape, step
 
-from ingot.errors import QueueFullError, RequestError
-from ingot.manifest import Limits
-from ingot.runtime.messages import TokenChunk, TokenRequest
-from ingot.runtime.params import SamplingParams
-from ingot.runtime.plan import FEED, StepPlan, StepResult
-from ingot.runtime.scheduler import Scheduler
-
-EOS = 2
-
-
-def build(
-    *, pages: int = 32, seqs: int = 4, budget: int = 16, page_size: int = 4, max_len: int = 64, **more: Any
-) -> Scheduler:
-    limits = Limits(max_model_len=max_len, max_num_seqs=seqs, max_num_batched_tokens=budget, page_size=page_size)
-    return Scheduler(limits, pages, eos_token_ids=[EOS], **more)
-
-
-def ask(name: str, prompt: list[int], *, salt: str | None = None, priority: int = 0, **params: Any) -> TokenRequest:
-    return TokenRequest(
-        request_id=name, token_ids=prompt, params=SamplingParams(**params), cache_salt=salt, priority=priority
-    )
-
-
-def shape(plan: StepPlan | None) -> list[tuple[int, int, list[int], list[int], int, bool]]:
-    """(row, start, tokens, pages, new pages, samples) of each slice; copied, for the lists go on changing."""
-    assert plan is not None
-    return [(p.row, p.start, list(p.tokens), list(p.pages), p.num_new_pages, p.samples) for p in plan.slices]
-
-
-def answer(plan: StepPlan | None, *tokens: int) -> StepResult:
-    """One token per slice that samples, 9 where none is given."""
-    assert plan is not None
-    given = iter(tokens)
-    sampled = [next(given, 9) if part.samples else -1 for part in plan.slices]
-    return StepResult(sampled, [None] * len(sampled), [None] * len(sampled))
-
-
-def step(scheduler: Scheduler, *tokens: int) -> list[TokenChunk]:
-    plan = scheduler.schedule()
-    assert plan is not None
-    return scheduler.settle(plan, answer(plan, *tokens))
-
-
-def ends(chunks: list[TokenChunk]) -> list[tuple[str, list[int], str | None]]:
-    return [(chunk.request_id, chunk.token_ids, chunk.finish_reason) for chunk in chunks]
+from ingot.runtime.plan import FEED
 
 
 def test_one_sequence_step_by_step() -> None:
     scheduler = build()
     scheduler.add(ask("a", [5, 6, 7, 8, 5], max_tokens=5, seed=3))
-    plan = scheduler.schedule()
+    plan = decide(scheduler)
     assert shape(plan) == [(0, 0, [5, 6, 7, 8, 5], [0, 1], 2, True)]
-    assert plan is not None
     (arrival,) = plan.arrivals
     assert (arrival.row, arrival.seed, arrival.prompt_tokens, arrival.output_tokens) == (0, 3, [5, 6, 7, 8, 5], [])
     assert ends(scheduler.settle(plan, answer(plan, 10))) == [("a", [10], None)]
     for position, known in ((5, 10), (6, 11), (7, 12)):
-        plan = scheduler.schedule()
+        plan = decide(scheduler)
         assert shape(plan) == [(0, position, [known], [0, 1], 0, True)]
-        assert plan is not None
-        scheduler.settle(plan, answer(plan, known + 1))
-    plan = scheduler.schedule()
+            scheduler.settle(plan, answer(plan, known + 1))
+    plan = decide(scheduler)
     assert shape(plan) == [(0, 8, [13], [0, 1, 2], 1, True)]
-    assert plan is not None
     assert ends(scheduler.settle(plan, answer(plan, 14))) == [("a", [14], "length")]
     assert scheduler.schedule() is None
     assert not scheduler.has_work
@@ -81,28 +35,24 @@ def test_long_prompts_are_read_in_chunks_and_stall_nobody() -> None:
     scheduler.add(ask("long", list(range(10, 25))))
     scheduler.add(ask("short", [5]))
     assert shape(scheduler.schedule()) == [(0, 0, [10, 11, 12, 13, 14, 15], [0, 1], 2, False)]
-    plan = scheduler.schedule()
+    plan = decide(scheduler)
     assert shape(plan) == [(0, 6, [16, 17, 18, 19, 20, 21], [0, 1, 2], 1, False)]
-    plan = scheduler.schedule()
+    plan = decide(scheduler)
     assert shape(plan) == [(0, 12, [22, 23, 24], [0, 1, 2, 3], 1, True), (1, 0, [5], [4], 1, True)]
     scheduler.add(ask("new", list(range(30, 50)), priority=-1))
-    later = scheduler.schedule()
-    assert [len(part.tokens) for part in later.slices if later] == [1, 1, 4]
-    assert [len(part.tokens) for part in (scheduler.schedule() or plan).slices] == [4, 1, 1], "one token stays for each"
+    assert [len(part[2]) for part in shape(scheduler.schedule())] == [1, 1, 4]
+    assert [len(part[2]) for part in shape(scheduler.schedule())] == [4, 1, 1], "one token stays for each"
 
 
 def test_a_step_ahead_takes_its_token_from_the_row() -> None:
     scheduler = build()
     scheduler.add(ask("a", [5, 6], max_tokens=3))
-    first, second = scheduler.schedule(), scheduler.schedule()
+    first, second = decide(scheduler), decide(scheduler)
     assert shape(second) == [(0, 2, [FEED], [0], 0, True)]
-    assert first is not None
-    assert second is not None
     scheduler.settle(first, answer(first, 7))
-    third = scheduler.schedule()
+    third = decide(scheduler)
     assert shape(third) == [(0, 3, [FEED], [0], 0, True)]
     assert scheduler.schedule() is None, "the third token is the last: nothing may be scheduled beyond it"
-    assert third is not None
     assert ends(scheduler.settle(second, answer(second, 8))) == [("a", [8], None)]
     assert ends(scheduler.settle(third, answer(third, 9))) == [("a", [9], "length")]
 
@@ -110,14 +60,11 @@ def test_a_step_ahead_takes_its_token_from_the_row() -> None:
 def test_what_ran_past_a_stop_is_dropped() -> None:
     scheduler = build()
     scheduler.add(ask("a", [5, 6, 7]))
-    first, second = scheduler.schedule(), scheduler.schedule()
-    assert first is not None
-    assert second is not None
+    first, second = decide(scheduler), decide(scheduler)
     (chunk,) = scheduler.settle(first, answer(first, EOS))
     assert (chunk.finish_reason, chunk.stop_reason) == ("stop", None)
     scheduler.add(ask("b", [8]))
-    third = scheduler.schedule()
-    assert third is not None
+    third = decide(scheduler)
     assert (third.departures, [arrival.row for arrival in third.arrivals]) == ([0], [0])
     assert shape(third) == [(0, 0, [8], [0], 1, True)], "page 0 is written again by a later step only"
     assert scheduler.settle(second, answer(second, 77)) == []
@@ -156,8 +103,7 @@ def test_an_abort_in_flight_ends_at_once() -> None:
     scheduler = build()
     scheduler.add(ask("a", [5, 6, 7]))
     scheduler.add(ask("b", [6, 6, 7]))
-    plan = scheduler.schedule()
-    assert plan is not None
+    plan = decide(scheduler)
     assert ends(scheduler.abort("a")) == [("a", [], "abort")]
     assert scheduler.abort("a") == scheduler.abort("unknown") == []
     assert ends(scheduler.settle(plan, answer(plan))) == [("b", [9], None)]
@@ -185,13 +131,12 @@ def test_followers_start_from_the_leaders_pages_with_their_own_seeds() -> None:
     scheduler = build()
     scheduler.add(ask("a", list(range(10, 19)), n=3, seed=5))
     step(scheduler)
-    plan = scheduler.schedule()
+    plan = decide(scheduler)
     assert shape(plan) == [
         (0, 9, [9], [0, 1, 2], 0, True),
         (1, 8, [18], [0, 1, 3], 3, True),
         (2, 8, [18], [0, 1, 4], 3, True),
     ]
-    assert plan is not None
     assert [arrival.seed for arrival in plan.arrivals] == [6, 7]
     assert [chunk.cached_tokens for chunk in scheduler.settle(plan, answer(plan))] == [0, 8, 8]
 
@@ -202,7 +147,7 @@ def test_followers_go_on_without_an_aborted_leader() -> None:
     step(scheduler)
     scheduler.abort("a", 0)
     scheduler.abort("a", 2)
-    plan = scheduler.schedule()
+    plan = decide(scheduler)
     assert shape(plan) == [(0, 4, [14, 15, 16, 17], [0, 1], 2, False)], "on the row and the page that are left"
 
 
@@ -212,7 +157,7 @@ def test_running_sequences_offer_their_pages_to_later_requests() -> None:
     step(scheduler)
     scheduler.add(ask("b", [*range(10, 18), 5, 5]))
     scheduler.add(ask("c", list(range(10, 19)), salt="mine"))
-    plan = scheduler.schedule()
+    plan = decide(scheduler)
     assert shape(plan)[1:] == [(1, 8, [5, 5], [0, 1, 3], 3, True), (2, 0, list(range(10, 19)), [4, 5, 6], 3, True)]
     stats = scheduler.stats()
     assert (stats.prefix_queries, stats.prefix_hits) == (9 + 10 + 9, 8)
@@ -232,14 +177,12 @@ def test_the_youngest_of_the_least_urgent_is_preempted_and_recomputed() -> None:
         scheduler.add(ask(name, [10 + priority, ord(name), 7], priority=priority, max_tokens=8))
     assert [chunk.request_id for chunk in step(scheduler, 20, 21, 22)] == ["a", "b", "c"]
     assert [chunk.request_id for chunk in step(scheduler, 23, 24, 25)] == ["a", "b", "c"]
-    plan = scheduler.schedule()
+    plan = decide(scheduler)
     assert shape(plan) == [(0, 4, [23], [0, 1, 5], 1, True), (1, 4, [24], [2, 3, 4], 1, True)], "c gave up 5, then 4"
-    assert plan is not None
     assert plan.departures == [2]
     assert scheduler.stats().preemptions == 1
     scheduler.settle(plan, answer(plan, EOS, 26))
-    plan = scheduler.schedule()
-    assert plan is not None
+    plan = decide(scheduler)
     assert [(arrival.row, arrival.prompt_tokens, arrival.output_tokens) for arrival in plan.arrivals] == [
         (0, [11, ord("c"), 7], [22, 25])
     ]
@@ -250,66 +193,13 @@ def test_a_token_sampled_before_a_preemption_is_kept() -> None:
     scheduler = build(pages=4, page_size=2)
     scheduler.add(ask("a", [10, 11, 12], max_tokens=5))
     scheduler.add(ask("b", [13, 14, 15], max_tokens=5))
-    first = scheduler.schedule()
-    second = scheduler.schedule()
-    third = scheduler.schedule()  # a needs a third page: b, two steps in flight, is preempted
-    assert first is not None
-    assert second is not None
-    assert third is not None
+    first = decide(scheduler)
+    second = decide(scheduler)
+    third = decide(scheduler)  # a needs a third page: b, two steps in flight, is preempted
     assert (len(third.slices), scheduler.stats().preemptions) == (1, 1)
     assert ends(scheduler.settle(first, answer(first, 20, 21))) == [("a", [20], None), ("b", [21], None)]
     assert ends(scheduler.settle(second, answer(second, 22, 23))) == [("a", [22], None), ("b", [23], None)]
     scheduler.abort("a")
-    plan = scheduler.schedule()
+    plan = decide(scheduler)
     assert shape(plan) == [(0, 0, [13, 14, 15, 21, 23], [1, 2, 3], 3, True)]
-    assert plan is not None
     assert plan.arrivals[0].output_tokens == [21, 23]
-
-
-def test_waiting_requests_start_by_priority_then_arrival() -> None:
-    scheduler = build(seqs=1)
-    for name, priority in (("first", 0), ("late", 5), ("second", 0), ("urgent", -1)):
-        scheduler.add(ask(name, [5], priority=priority, max_tokens=1))
-    assert [step(scheduler)[0].request_id for _ in range(4)] == ["urgent", "first", "second", "late"]
-
-
-def test_a_large_request_is_not_overtaken_for_ever() -> None:
-    scheduler = build(pages=4, page_size=2)
-    scheduler.add(ask("a", [10, 11, 12], max_tokens=2))
-    step(scheduler)
-    scheduler.add(ask("large", [20, 21, 22, 23, 24], max_tokens=1))
-    scheduler.add(ask("small", [30], max_tokens=1))
-    assert [chunk.request_id for chunk in step(scheduler)] == ["a"], "small waits behind large"
-    assert [chunk.request_id for chunk in step(scheduler)] == ["large", "small"]
-
-
-def test_the_queue_is_bounded() -> None:
-    scheduler = build(seqs=1, max_waiting=3)
-    scheduler.add(ask("a", [5]))
-    step(scheduler)
-    scheduler.add(ask("b", [5], n=2))
-    with pytest.raises(QueueFullError, match="2 sequences wait, of 3 that may; this request adds 2"):
-        scheduler.add(ask("c", [5], n=2))
-    scheduler.add(ask("d", [5]))
-    assert (scheduler.stats().running, scheduler.stats().waiting) == (1, 3)
-
-
-@pytest.mark.parametrize(
-    ("prompt", "params", "param"),
-    [(10, {}, "prompt"), (9, {"max_tokens": 1}, "prompt"), (4, {"max_tokens": 6}, "max_tokens"), (0, {}, "prompt")],
-)
-def test_what_can_never_fit_is_refused_up_front(prompt: int, params: dict[str, Any], param: str) -> None:
-    scheduler = build(pages=2)  # 8 slots: 9 tokens, for the last needs none
-    with pytest.raises(RequestError) as caught:
-        scheduler.add(ask("a", [5] * prompt, **params))
-    assert caught.value.param == param
-    scheduler.add(ask("a", [5] * 4, max_tokens=5))
-
-
-def test_a_request_id_is_taken_until_it_ends() -> None:
-    scheduler = build()
-    scheduler.add(ask("a", [5], max_tokens=1))
-    with pytest.raises(RequestError, match="'a' is running"):
-        scheduler.add(ask("a", [5]))
-    step(scheduler)
-    scheduler.add(ask("a", [5]))

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, pre_tokenizers
+from tests.runtime.tokens import EOS, byte_tokenizer
 
 from ingot.errors import CapacityError, IngotError, QueueFullError, RequestError
 from ingot.manifest import Limits
@@ -17,23 +16,11 @@ from ingot.runtime.params import SamplingParams
 from ingot.runtime.plan import TokenLogprobs
 from ingot.runtime.request import Chunk, GenerateRequest, Logprob, Prompt, Usage
 from ingot.runtime.streams import RequestStream, as_error
-from ingot.runtime.text import Tokenizer
 
 LIMITS = Limits(max_model_len=64, max_num_seqs=4, max_num_batched_tokens=64, page_size=4)
-EOS = 256
 
 
-def build_tokenizer() -> Tokenizer:
-    """One token per byte, and </s> as number 256."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Backend(models.BPE(vocab={letter: rank for rank, letter in enumerate(alphabet)}, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(["</s>"])
-    return Tokenizer(backend, eos_token_ids=[EOS])
-
-
-TOKENIZER = build_tokenizer()
+TOKENIZER = byte_tokenizer()
 
 
 def stream(prompt: str | list[int] = "hi", **params: Any) -> RequestStream:
