@@ -55,7 +55,7 @@ class TritonServer:
     ) -> None:
         self.options = options or ServerOptions()
         self._home = home
-        self._repository = repository
+        self.repository = repository
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
         self._region = f"ingot_{os.getpid()}_{secrets.token_hex(4)}_"
@@ -99,7 +99,7 @@ class TritonServer:
     def command(self) -> list[str]:
         options = self.options
         flags = {
-            "model-repository": self._repository,
+            "model-repository": self.repository,
             "backend-directory": self._home.backends,
             "model-control-mode": "explicit",
             "load-model": "*",

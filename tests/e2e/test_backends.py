@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.engines import LOADER, NAME, worker_path, write_engine
 
 from ingot.client.backend import Backend
 from ingot.client.embedded import EmbeddedBackend, EmbeddedOptions
+from ingot.client.grpc_async import AsyncClient
 from ingot.client.grpc_wire import ClientOptions
 from ingot.client.triton_backend import TritonBackend, TritonOptions
 from ingot.client.triton_process import TritonServer
@@ -170,3 +172,42 @@ async def test_a_server_that_is_not_there_is_said_at_the_start() -> None:
     options = TritonOptions(address="127.0.0.1:9", start_timeout=0.5, client=ClientOptions(admin_key=ADMIN_KEY))
     with pytest.raises(UnavailableError, match="cannot be reached"):
         await TritonBackend(options).start()
+
+
+async def test_versions_are_swapped_under_openai_streams(server: TritonServer, tmp_path: Path) -> None:
+    """Version 2 takes the place of version 1 while people stream: nobody fails, nobody is cut short."""
+    assert server.repository.is_dir()
+    put_version(server.repository, "swapped", 1, write_engine(tmp_path / "one", step_seconds=0.004))
+    lengths: list[int] = []
+    stop = asyncio.Event()
+
+    async def person(client: openai.AsyncOpenAI) -> None:
+        while not stop.is_set():
+            stream = await client.completions.create(
+                model="swapped", prompt="hello", max_tokens=40, stream=True, extra_body={"ignore_eos": True},
+                stream_options={"include_usage": True},
+            )  # fmt: skip
+            lengths.append(sum(chunk.usage.completion_tokens for chunk in [c async for c in stream] if chunk.usage))
+
+    async with AsyncClient(server.grpc_address, options_of()) as admin:
+        await admin.load("swapped")
+        options = TritonOptions(address=server.grpc_address, models=("swapped",))
+        with served(TritonBackend(options)) as url:
+            async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+                people = [asyncio.create_task(person(client)) for _ in range(8)]
+                before = await at_least(8, lengths)
+                put_version(server.repository, "swapped", 2, write_engine(tmp_path / "two", step_seconds=0.004))
+                await admin.swap("swapped", "2")
+                await at_least(len(lengths) + 16, lengths)  # the second eight began on version 2
+                stop.set()
+                await asyncio.gather(*people)
+        await admin.unload("swapped")
+    print(f"{len(lengths)} streams, {before} of them before the swap; none failed, {Counter(lengths)} by tokens")
+    assert set(lengths) == {40}
+
+
+async def at_least(count: int, lengths: list[int]) -> int:
+    async with asyncio.timeout(60):
+        while len(lengths) < count:
+            await asyncio.sleep(0.02)
+    return len(lengths)
