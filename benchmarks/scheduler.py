@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import random
+import shlex
+import sys
 import time
 from statistics import median
 
@@ -94,7 +96,14 @@ def main(seqs: int, steps: int, prompt: int) -> None:
         table.add_row(name, f"{median(times):.3f}", f"{sorted(times)[int(len(times) * 0.99)]:.3f}")
     Console().print(table)
     alone, ahead, match = (median(times) for times in rows.values())
-    print(json.dumps({"step_ms_p50": max(alone, ahead), "prefix_match_ms_p50": match, "num_seqs": seqs}))
+    line = {
+        "benchmark": "scheduler",
+        "step_ms_p50": max(alone, ahead),
+        "prefix_match_ms_p50": match,
+        "num_seqs": seqs,
+        "command": shlex.join(["python", *sys.argv]),
+    }
+    print(json.dumps(line))
 
 
 if __name__ == "__main__":

@@ -63,11 +63,11 @@ class Job:
 
 def resolve(recipe: Recipe, *, endpoint: str | None = None) -> Job:
     """Fetches what is not here yet and checks that recipe and checkpoint fit. Raises the IngotError that says what does not."""
-    target = resolve_target(recipe.target)
     source = locate(recipe.model, revision=recipe.revision, token=recipe.token, endpoint=endpoint)
     checkpoint = open_checkpoint(source.folder)
     config = ModelConfig.from_hf(checkpoint.config)
     declared = read_declared(checkpoint)
+    target = resolve_target(recipe.target)
     if declared.quant != "none" and recipe.quant not in ("none", declared.quant):
         raise RecipeError(
             f"{recipe.model} is already quantized as {declared.quant}; --quant asks for {recipe.quant}.",
