@@ -62,7 +62,9 @@ def triton(
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     home = default_home()
     if install:
-        install_home(home, say=lambda line: click.echo(line, err=True))
+        if home.missing():
+            install_home(home, say=lambda line: click.echo(line, err=True))
+        click.echo(f"Triton is in {home.root}", err=True)
         return
     home.check()
     if engines:

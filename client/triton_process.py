@@ -58,7 +58,7 @@ class TritonServer:
         self.repository = repository
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
-        self._region = f"ingot_{os.getpid()}_{secrets.token_hex(4)}_"
+        self.region = f"ingot_{os.getpid()}_{secrets.token_hex(4)}_"
 
     @property
     def grpc_address(self) -> str:
@@ -114,7 +114,7 @@ class TritonServer:
             "metrics-port": options.metrics_port,
             "http-restricted-api": f"{RESTRICTED}:{ADMIN_HEADER}={options.admin_key}",
             "grpc-restricted-protocol": f"{RESTRICTED}:{ADMIN_HEADER}={options.admin_key}",
-            "backend-config": f"python,shm-region-prefix-name={self._region}",
+            "backend-config": f"python,shm-region-prefix-name={self.region}",
         }
         switches = ["--disable-auto-complete-config"]
         return [str(self._home.binary), *switches, *(f"--{name}={value}" for name, value in flags.items())]
@@ -147,7 +147,7 @@ class TritonServer:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         self._process = None
-        for path in Path("/dev/shm").glob(f"{self._region}*"):
+        for path in Path("/dev/shm").glob(f"{self.region}*"):
             path.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
