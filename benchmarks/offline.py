@@ -93,7 +93,7 @@ def run_chats(llm: LLM, *, cached: bool, seed: int) -> tuple[float, float]:
 def main(engine: Path, model: str, requests: int, longest: int) -> None:
     """Times ENGINE against transformers' generate(), and its prefix cache against none."""
     dtype = getattr(torch, read_manifest(engine).dtype)
-    reference = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
+    reference = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)  # comes in eval mode
     with LLM(engine) as llm:
         prompts, outputs = mixed_requests(requests, llm.tokenizer.vocab_size, longest)
         warm = [token_ids(random.Random(1), 16, llm.tokenizer.vocab_size)]
