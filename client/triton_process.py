@@ -5,13 +5,13 @@ Knows the server's flags and its health routes; knows no models and no tensors.
 
 from __future__ import annotations
 
+import http.client
 import os
 import secrets
 import signal
 import socket
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -120,10 +120,14 @@ class TritonServer:
         return [str(self._home.binary), *switches, *(f"--{name}={value}" for name, value in flags.items())]
 
     def live(self) -> bool:
-        url = f"http://{self.options.host}:{self.options.http_port}/v2/health/live"
-        with suppress(urllib.error.URLError, ConnectionError, TimeoutError), urllib.request.urlopen(url, timeout=2):
-            return True
-        return False
+        connection = http.client.HTTPConnection(self.options.host, self.options.http_port, timeout=2)
+        try:
+            connection.request("GET", "/v2/health/live")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
 
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
@@ -142,7 +146,7 @@ class TritonServer:
         with suppress(ProcessLookupError):
             process.terminate()
         with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=2 * EXIT_SECONDS)
+            process.wait(timeout=EXIT_SECONDS + 2)
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

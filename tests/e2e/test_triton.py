@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
+import httpx
 import pytest
 from tests.e2e.triton import FAILING_LOADER, client_of, options_of, processes, put_version, triton, until
 from tests.engines import PAGES, write_engine
+from tritonclient.grpc import service_pb2_grpc
 
-from ingot.client import AsyncClient, Client, SamplingParams
+from ingot.client import AsyncClient, Client, Prompt, SamplingParams
+from ingot.client.grpc_wire import infer_request
 from ingot.client.triton_process import TritonServer
 from ingot.errors import (
     DeadlineError,
@@ -25,6 +27,8 @@ from ingot.errors import (
     UnknownModelError,
 )
 from ingot.manifest import read_manifest
+from ingot.runtime.calls import Generate
+from ingot.runtime.request import GenerateRequest
 
 LONG = SamplingParams(max_tokens=400, ignore_eos=True, seed=1)
 SHORT = SamplingParams(max_tokens=20, ignore_eos=True, seed=1)
@@ -60,12 +64,8 @@ def held(client: Client, model: str = "fake") -> int:
     return stats.pages_held
 
 
-def post(server: TritonServer, path: str, body: dict[str, Any]) -> Any:
-    request = urllib.request.Request(
-        f"http://{server.options.host}:{server.options.http_port}{path}", data=json.dumps(body).encode()
-    )
-    with urllib.request.urlopen(request, timeout=20) as reply:
-        return reply.read().decode()
+def post(server: TritonServer, path: str, body: dict[str, Any]) -> httpx.Response:
+    return httpx.post(f"http://{server.options.host}:{server.options.http_port}{path}", json=body, timeout=20)
 
 
 def test_a_stream_is_the_whole_answer_in_pieces(client: Client) -> None:
@@ -108,24 +108,21 @@ def test_errors_are_typed_and_say_the_mend(client: Client, server: TritonServer)
         client.generate("nobody", "hello")
     with Client(server.grpc_address) as stranger, pytest.raises(RequestError, match="key"):
         stranger.unload("fake")
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        post(server, "/v2/repository/models/fake/unload", {})
-    assert refused.value.code == 403
+    assert post(server, "/v2/repository/models/fake/unload", {}).status_code == 403
 
 
 def test_plain_triton_clients_are_answered(client: Client, server: TritonServer) -> None:
     """The tensors that Triton's own OpenAI front end sends and reads."""
     fields = {"text_input": "hello", "max_tokens": 20, "seed": 1, "temperature": 1.0, "stop_words": ["~~~"]}
-    reply = json.loads(post(server, "/v2/models/fake/generate", fields))
+    reply = post(server, "/v2/models/fake/generate", fields).json()
     assert reply["text_output"] == client.generate("fake", "hello", SHORT)[0].text
     assert (reply["num_input_tokens"], reply["num_output_tokens"], reply["finish_reason"]) == (5, 20, "length")
-    lines = post(server, "/v2/models/fake/generate_stream", fields | {"stream": True}).split("\n\n")
+    lines = post(server, "/v2/models/fake/generate_stream", fields | {"stream": True}).text.split("\n\n")
     events = [json.loads(line.removeprefix("data: ")) for line in lines if line]
     assert len(events) > 1
     assert "".join(event["text_output"] for event in events) == reply["text_output"]
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        post(server, "/v2/models/fake/generate", {"text_input": "hello", "max_tokens": 0})
-    assert "invalid_request(max_tokens)" in refused.value.read().decode()
+    refused = post(server, "/v2/models/fake/generate", {"text_input": "hello", "max_tokens": 0})
+    assert (refused.status_code, "invalid_request(max_tokens)" in refused.text) == (400, True)
 
 
 def test_64_streams_at_once_say_what_each_says_alone(client: Client, server: TritonServer) -> None:
@@ -170,6 +167,20 @@ def test_cancelling_after_the_end_is_safe(client: Client) -> None:
         next(chunks)
         stream.cancel()
         assert list(chunks)[-1].finish_reason == "abort"
+
+
+def test_a_client_that_vanishes_is_noticed(client: Client, server: TritonServer) -> None:
+    """As when its process is killed: the stream is cut from outside, in the middle."""
+    call = Generate(request=GenerateRequest(request_id="gone", model="fake", prompt=Prompt(text="hello"), params=LONG))
+    with grpc.insecure_channel(server.grpc_address) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        replies = stub.ModelStreamInfer(iter([infer_request("fake", "", call, "gone")]))
+        for _ in range(3):
+            next(replies)
+        replies.cancel()
+    until(lambda: held(client) == 0, 5)
+    tokens = client.describe("fake").stats.generation_tokens
+    assert client.describe("fake").stats.generation_tokens == tokens
 
 
 def test_a_deadline_ends_the_request_on_the_server_too(client: Client) -> None:
