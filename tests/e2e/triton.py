@@ -48,8 +48,8 @@ def put_version(repository: Path, name: str, version: int, engine: Path, loader:
 
 
 @contextmanager
-def triton(repository: Path) -> Iterator[TritonServer]:
-    """A server over the repository, on free ports. Its log is printed if the test fails."""
+def triton(repository: Path, *, quiet: bool = False) -> Iterator[TritonServer]:
+    """A server over the repository, on free ports. Its log is printed at the end, unless `quiet`."""
     http, grpc, metrics = free_ports(3)
     options = ServerOptions(http_port=http, grpc_port=grpc, metrics_port=metrics, admin_key=ADMIN_KEY, load_timeout=120)
     before = os.environ.get("PYTHONPATH", "")
@@ -61,7 +61,8 @@ def triton(repository: Path) -> Iterator[TritonServer]:
                     yield server
             finally:
                 log.seek(0)
-                print(log.read().decode(errors="replace")[-20_000:])
+                if not quiet:
+                    print(log.read().decode(errors="replace")[-20_000:])
     finally:
         os.environ["PYTHONPATH"] = before
 
