@@ -18,14 +18,21 @@ ENGINE ?= engines/$(notdir $(patsubst %/,%,$(MODEL)))-$(QUANT)$(if $(filter fp8,
 BUILD_ARGS ?=
 SERVE_ARGS ?=
 
+TRITON_ARGS ?=
+
 export PYTHONPATH := src
+export INGOT_TRITON_HOME ?= $(abspath .cache/triton)
 export TOKENIZERS_PARALLELISM := false
 
 ##@ Start here
 .PHONY: help demo test
 help: ## list every target
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+<<<<<<< HEAD
 	@echo; echo "  Variables: MODEL QUANT KV TARGET SM ENGINE BUILD_ARGS SERVE_ARGS PYTHON VENV PIP_ARGS"
+=======
+	@echo; echo "  Variables: MODEL QUANT KV TARGET ENGINE BUILD_ARGS SERVE_ARGS TRITON_ARGS PYTHON VENV PIP_ARGS"
+>>>>>>> triton
 
 demo: $(VENV)/.demo ## set up, build the bundled model in fp8, serve it, ask it, check the answers
 	$(VENV)/bin/ingot build examples/tiny -o engines/tiny-demo --quant fp8 --kv fp8
@@ -34,9 +41,15 @@ demo: $(VENV)/.demo ## set up, build the bundled model in fp8, serve it, ask it,
 test: $(VENV)/.dev lint types unit ## everything CI checks: ruff, mypy --strict, pytest
 
 ##@ Build and serve
+<<<<<<< HEAD
 .PHONY: engine verify serve inspect doctor
 engine: $(VENV)/$(if $(filter tensorrt-rtx,$(TARGET)),.dev,.demo) ## build an engine: make engine MODEL=... QUANT=... KV=... TARGET=... SM=...
 	$(VENV)/bin/ingot build $(MODEL) -o $(ENGINE) --quant $(QUANT) --kv $(KV) --target $(TARGET) $(if $(SM),--sm $(SM)) $(BUILD_ARGS)
+=======
+.PHONY: engine verify serve inspect doctor repo triton triton-home
+engine: $(VENV)/.demo ## build an engine: make engine MODEL=... QUANT=... KV=... TARGET=...
+	$(VENV)/bin/ingot build $(MODEL) -o $(ENGINE) --quant $(QUANT) --kv $(KV) --target $(TARGET) $(BUILD_ARGS)
+>>>>>>> triton
 
 verify: $(VENV)/.demo ## measure an engine against its original again: make verify ENGINE=...
 	$(VENV)/bin/ingot verify $(ENGINE)
@@ -46,6 +59,15 @@ inspect: $(VENV)/.demo ## show an engine's manifest as tables: make inspect ENGI
 
 serve: $(VENV)/.demo ## an OpenAI endpoint over an engine: make serve ENGINE=... SERVE_ARGS="--port 8000"
 	$(VENV)/bin/ingot serve $(ENGINE) $(SERVE_ARGS)
+
+repo: $(VENV)/.triton ## a Triton model repository for an engine, in model_repository/: make repo ENGINE=...
+	$(VENV)/bin/ingot render $(ENGINE) -o model_repository
+
+triton: triton-home ## the same engine from a real Triton server on loopback: make triton ENGINE=... TRITON_ARGS=...
+	$(VENV)/bin/ingot triton $(ENGINE) $(TRITON_ARGS)
+
+triton-home: $(VENV)/.triton ## fetch that server: 55 MB, once
+	$(VENV)/bin/ingot triton --install
 
 doctor: $(VENV)/.demo ## what this machine has, what it lacks and what brings it
 	$(VENV)/bin/ingot doctor
@@ -65,7 +87,7 @@ format: $(VENV)/.dev ## let ruff mend what it can
 types: $(VENV)/.dev ## mypy --strict
 	$(PY) -m mypy
 
-unit: $(VENV)/.dev ## pytest without the GPU tests
+unit: $(VENV)/.dev triton-home ## pytest without the GPU tests
 	$(PY) -m pytest -m "not gpu"
 
 gpu-test: ## the tests that need an NVIDIA GPU: make gpu-test PY=python3 on a machine with its own torch
@@ -99,6 +121,10 @@ $(VENV)/bin/python:
 $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "Installing ingot and its libraries into $(VENV) (about 2 GB of disk, a few minutes the first time)"
 	$(PY) -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[serve,build,demo]"
+	@touch $@
+
+$(VENV)/.triton: $(VENV)/.demo
+	$(PY) -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[client]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
