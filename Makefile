@@ -28,11 +28,7 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: help demo test
 help: ## list every target
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-<<<<<<< HEAD
-	@echo; echo "  Variables: MODEL QUANT KV TARGET SM ENGINE BUILD_ARGS SERVE_ARGS PYTHON VENV PIP_ARGS"
-=======
-	@echo; echo "  Variables: MODEL QUANT KV TARGET ENGINE BUILD_ARGS SERVE_ARGS TRITON_ARGS PYTHON VENV PIP_ARGS"
->>>>>>> triton
+	@echo; echo "  Variables: MODEL QUANT KV TARGET SM ENGINE BUILD_ARGS SERVE_ARGS TRITON_ARGS PYTHON VENV PIP_ARGS"
 
 demo: $(VENV)/.demo ## set up, build the bundled model in fp8, serve it, ask it, check the answers
 	$(VENV)/bin/ingot build examples/tiny -o engines/tiny-demo --quant fp8 --kv fp8
@@ -41,15 +37,9 @@ demo: $(VENV)/.demo ## set up, build the bundled model in fp8, serve it, ask it,
 test: $(VENV)/.dev lint types unit ## everything CI checks: ruff, mypy --strict, pytest
 
 ##@ Build and serve
-<<<<<<< HEAD
-.PHONY: engine verify serve inspect doctor
+.PHONY: engine verify serve inspect doctor repo triton triton-home
 engine: $(VENV)/$(if $(filter tensorrt-rtx,$(TARGET)),.dev,.demo) ## build an engine: make engine MODEL=... QUANT=... KV=... TARGET=... SM=...
 	$(VENV)/bin/ingot build $(MODEL) -o $(ENGINE) --quant $(QUANT) --kv $(KV) --target $(TARGET) $(if $(SM),--sm $(SM)) $(BUILD_ARGS)
-=======
-.PHONY: engine verify serve inspect doctor repo triton triton-home
-engine: $(VENV)/.demo ## build an engine: make engine MODEL=... QUANT=... KV=... TARGET=...
-	$(VENV)/bin/ingot build $(MODEL) -o $(ENGINE) --quant $(QUANT) --kv $(KV) --target $(TARGET) $(BUILD_ARGS)
->>>>>>> triton
 
 verify: $(VENV)/.demo ## measure an engine against its original again: make verify ENGINE=...
 	$(VENV)/bin/ingot verify $(ENGINE)
