@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PY ?= $(VENV)/bin/python
 PIP_ARGS ?=
+RECORD ?=
 
 MODEL ?= examples/tiny
 QUANT ?= none
@@ -50,7 +51,7 @@ doctor: $(VENV)/.demo ## what this machine has, what it lacks and what brings it
 	$(VENV)/bin/ingot doctor
 
 ##@ Develop
-.PHONY: dev lint format types unit bench gpu-test tensorrt-check docs wheel clean
+.PHONY: dev lint format types unit bench figures gpu-test tensorrt-check docs wheel clean
 dev: $(VENV)/.dev ## the virtual environment with every tool, at pinned versions
 
 lint: $(VENV)/.dev ## ruff: rules and formatting
@@ -70,10 +71,13 @@ unit: $(VENV)/.dev ## pytest without the GPU tests
 gpu-test: ## the tests that need an NVIDIA GPU: make gpu-test PY=python3 on a machine with its own torch
 	$(PY) -m pytest -m gpu
 
-bench: $(VENV)/.dev ## the CPU benchmarks; each prints a table and one JSON line
-	$(PY) benchmarks/scheduler.py
-	$(VENV)/bin/ingot build examples/tiny -o engines/tiny-none --quant none
-	$(PY) benchmarks/offline.py engines/tiny-none --model examples/tiny
+bench: $(VENV)/.dev ## the CPU benchmarks; each prints a table and one JSON line (RECORD=--record keeps it)
+	$(PY) benchmarks/scheduler.py $(RECORD)
+	$(VENV)/bin/ingot build examples/tiny -o engines/tiny-bench --dtype bfloat16
+	$(PY) benchmarks/offline.py engines/tiny-bench --model examples/tiny $(RECORD)
+
+figures: $(VENV)/.dev ## write README's figures from benchmarks/results/
+	$(PY) benchmarks/report.py
 
 tensorrt-check: $(VENV)/.dev ## prove the TensorRT targets on this machine, a verdict a line
 	$(PY) benchmarks/tensorrt_check.py
