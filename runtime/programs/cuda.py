@@ -36,7 +36,7 @@ from ingot.runtime.programs.cuda_step import is_decode, late_pages, mixed_step, 
 from ingot.runtime.programs.cuda_tables import CudaTables, CudaTicket
 from ingot.runtime.sampler import COLDEST, Sampler
 
-CHOICES = "kernels/choices.json"  # in an engine folder
+CHOICES, CUBINS = "kernels/choices.json", "kernels/cubin"  # in an engine folder
 logger = logging.getLogger(__name__)
 
 
@@ -181,11 +181,12 @@ def is_plain(params: SamplingParams) -> bool:
 def load_cuda_program(
     engine: Path, manifest: Manifest, *, num_pages: int | None = None, memory_share: float = 0.9
 ) -> CudaProgram:
-    """Reads the engine's weights straight into GPU memory. Raises EngineError where files do not make the promised model,
-    CapacityError where it does not fit. Nothing is tuned; what the engine's kernel cache holds is not compiled."""
-    kernels = engine / "kernels"
-    os.environ.setdefault("INGOT_KERNELS", str(kernels / "cubin"))
-    os.environ.setdefault("TRITON_CACHE_DIR", str(kernels / "triton"))
+    """Reads the engine's weights straight into GPU memory. Raises EngineError where files do not make the promised model or
+    the GPU is not what it was built for, CapacityError where it does not fit. Nothing is tuned; CUDA C++ kernels come
+    compiled with the engine, Triton's are compiled into its own cache the first time."""
+    check_device(engine, manifest)
+    if (packed := engine / CUBINS).is_dir():
+        os.environ.setdefault("INGOT_KERNELS", str(packed))
     config = ModelConfig.from_hf(json.loads((engine / "config.json").read_text()))
     limits = manifest.limits
     if num_pages is not None:
@@ -195,6 +196,18 @@ def load_cuda_program(
         config, read_weights(read_tensors(engine / "weights"), config), limits, dtype=torch_dtype(manifest.dtype),
         kv_dtype=torch_dtype(manifest.kv_dtype), choices=choices, memory_share=memory_share,
     )  # fmt: skip
+
+
+def check_device(engine: Path, manifest: Manifest) -> None:
+    if not torch.cuda.is_available():
+        raise EngineError(f"{engine} needs an NVIDIA GPU; PyTorch sees none here.", mend="Build it with --target cpu.")
+    major, minor = torch.cuda.get_device_capability()
+    if manifest.sm and 10 * major + minor not in manifest.sm:
+        built = ", ".join(str(sm / 10) for sm in manifest.sm)
+        raise EngineError(
+            f"{engine} was built for compute capability {built}; this GPU has {major}.{minor}.",
+            mend=f"Build it on this machine: {manifest.rebuild}",
+        )
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
