@@ -5,14 +5,12 @@ Times are CPU time of the one thread that works, so that neighbours on the machi
 
 from __future__ import annotations
 
-import json
 import random
-import shlex
-import sys
 import time
 from statistics import median
 
 import click
+from record import publish
 from rich.console import Console
 from rich.table import Table
 
@@ -84,7 +82,8 @@ def match_times(prompt: int, repeats: int) -> list[float]:
 @click.option("--seqs", default=1024, show_default=True, help="Running sequences.")
 @click.option("--steps", default=200, show_default=True, help="Steps to time.")
 @click.option("--prompt", default=10_000, show_default=True, help="Tokens of the prompt to look up.")
-def main(seqs: int, steps: int, prompt: int) -> None:
+@click.option("--record", is_flag=True, help="Keep the result in benchmarks/results/.")
+def main(seqs: int, steps: int, prompt: int, record: bool) -> None:
     """Times schedule + settle, and a prefix match against a warm tree."""
     rows = {
         "schedule + settle, steps_ahead 0": step_times(seqs, steps, 0),
@@ -101,9 +100,8 @@ def main(seqs: int, steps: int, prompt: int) -> None:
         "step_ms_p50": max(alone, ahead),
         "prefix_match_ms_p50": match,
         "num_seqs": seqs,
-        "command": shlex.join(["python", *sys.argv]),
     }
-    print(json.dumps(line))
+    publish(line, record=record)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ COMMANDS = {
     "inspect": Entry("ingot.builder.commands:inspect", "Show what an engine is.", "build"),
     "verify": Entry("ingot.builder.commands:verify", "Check an engine's files and its quality again.", "build"),
     "doctor": Entry("ingot.builder.doctor:doctor", "Say what this machine can build and serve.", "build"),
+    "render": Entry("ingot.templates.commands:render", "Write a Triton model repository for engines.", "triton"),
+    "triton": Entry("ingot.client.triton_command:triton", "Serve engines from a Triton server here.", "triton"),
     "serve": Entry("ingot.client.commands:serve", "Serve an engine over the OpenAI API.", "serve"),
     "ask": Entry("ingot.client.commands:ask", "Ask a running server.", "demo"),
 }
