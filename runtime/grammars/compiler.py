@@ -27,6 +27,7 @@ ANSWER_SECONDS = 15.0  # longer than the process gives a grammar
 AT_ONCE = 4  # grammars compiled side by side
 MAX_PENDING = 256
 MAX_CACHED = 128  # compiled grammars
+MAX_CACHED_BYTES = 512 << 20  # that they may hold together; those in use are held by their sequences besides
 MODULE = "ingot.runtime.grammars.process"
 
 
@@ -38,6 +39,7 @@ class GrammarCompiler:
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="grammar")
         self._process = CompileProcess(vocabulary)
         self._cache: OrderedDict[Grammar, Future[Constraint]] = OrderedDict()
+        self._sizes: dict[Grammar, int] = {}  # bytes of those that are compiled
         self._reading = threading.Lock()
         self._infos: dict[str, Any] = {}  # xgrammar.TokenizerInfo by kind of grammar, made when one is first read
 
@@ -55,9 +57,18 @@ class GrammarCompiler:
         if pending >= MAX_PENDING:
             raise QueueFullError(f"{pending} grammars wait to be compiled.", mend="Send the request again later.")
         future = self._cache[grammar] = self._pool.submit(self._compile, grammar)
-        for old in [key for key, one in self._cache.items() if one.done()][: max(0, len(self._cache) - MAX_CACHED)]:
-            del self._cache[old]
+        self._evict()
         return future
+
+    def _evict(self) -> None:
+        """Forgets the grammars that were asked for longest ago, but none that is being compiled."""
+        held = sum(self._sizes.values())
+        for grammar, future in list(self._cache.items()):
+            if len(self._cache) <= MAX_CACHED and held <= MAX_CACHED_BYTES:
+                return
+            if future.done():
+                held -= self._sizes.pop(grammar, 0)
+                del self._cache[grammar]
 
     def close(self) -> None:
         self._process.close()
@@ -75,7 +86,9 @@ class GrammarCompiler:
 
             if grammar.kind not in self._infos:
                 self._infos[grammar.kind] = tokenizer_info(self._vocabulary, grammar.kind)
-            return read_compiled(answer.text, self._infos[grammar.kind])
+            constraint = read_compiled(answer.text, self._infos[grammar.kind])
+        self._sizes[grammar] = constraint.num_bytes
+        return constraint
 
 
 class CompileProcess:
@@ -99,7 +112,7 @@ class CompileProcess:
                 answer = b""
         if not answer:
             return Refused(reason="compiling it takes too much time or memory")
-        found: Answer = msgspec.msgpack.decode(answer, type=Answer)  # type: ignore[arg-type]
+        found: Answer = msgspec.msgpack.decode(answer, type=Answer)
         return found
 
     def close(self) -> None:

@@ -28,6 +28,10 @@ class Matcher:
 class CompiledConstraint:
     compiled: xgrammar.CompiledGrammar
 
+    @property
+    def num_bytes(self) -> int:
+        return int(self.compiled.memory_size_bytes)
+
     def begin(self) -> TokenMatcher:
         return Matcher(self.compiled)
 

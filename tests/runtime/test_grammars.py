@@ -221,6 +221,9 @@ def test_the_cache_is_bounded_and_used(grammars: GrammarCompiler, monkeypatch: p
     for i in range(8):
         write(llm, Grammar(kind="regex", text=f"x{i}"))
     assert grammars.cached <= 5
+    monkeypatch.setattr(compiler_module, "MAX_CACHED_BYTES", 0)
+    write(llm, Grammar(kind="regex", text="x8"))
+    assert grammars.cached == 1
     again = Grammar(kind="regex", text="x7")
     assert grammars.compile(again) is grammars.compile(again)
 
