@@ -62,7 +62,7 @@ class GrammarCompiler:
 
     def _evict(self) -> None:
         """Forgets the grammars that were asked for longest ago, but none that is being compiled."""
-        held = sum(self._sizes.values())
+        held = sum(list(self._sizes.values()))  # a copy: other threads add to it
         for grammar, future in list(self._cache.items()):
             if len(self._cache) <= MAX_CACHED and held <= MAX_CACHED_BYTES:
                 return
