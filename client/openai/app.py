@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from ingot import __version__
+from ingot.client.anthropic.routes import add_anthropic_routes
 from ingot.client.backend import Backend, ModelCard
 from ingot.client.openai import errors
 from ingot.client.openai.body import read_body
@@ -36,6 +37,7 @@ def create_app(backend: Backend, options: GateOptions | None = None) -> FastAPI:
     add_generation_routes(app, backend)
     add_token_routes(app, backend)
     add_service_routes(app, backend)
+    add_anthropic_routes(app, backend)
     return app
 
 

@@ -48,7 +48,7 @@ class Gate:
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
-        if self._digests and scope["path"] not in self._open and not self._knows(headers.get("authorization")):
+        if self._digests and scope["path"] not in self._open and not self._knows(headers):
             refusal = error_response(
                 401, "The API key is missing or wrong. Send Authorization: Bearer KEY.", code="invalid_api_key"
             )
@@ -61,12 +61,14 @@ class Gate:
             return
         await self._app(scope, bounded(receive, limit), send_with_id)
 
-    def _knows(self, authorization: str | None) -> bool:
-        """Every key is compared, in constant time."""
-        scheme, _, key = (authorization or "").partition(" ")
+    def _knows(self, headers: Headers) -> bool:
+        """Every key is compared, in constant time. Anthropic's clients send theirs as X-Api-Key."""
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            key = headers.get("x-api-key", "")
         given = digest(key.strip().encode("latin-1"))  # as ASGI decodes header bytes
         matches = [hmac.compare_digest(given, known) for known in self._digests]
-        return scheme.lower() == "bearer" and any(matches)
+        return any(matches)
 
 
 def digest(key: bytes) -> bytes:

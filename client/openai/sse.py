@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from ingot.client.openai.errors import error_event
 from ingot.client.openai.replies import (
     CompletionAsk,
     Outcome,
@@ -85,6 +86,9 @@ class ChatEvents:
     def end(self) -> bytes:
         return self._usage.last_event(self._start) + DONE
 
+    def error(self, error: Exception) -> bytes:
+        return error_event(error) + DONE
+
 
 class CompletionEvents:
     """The events of one completions answer; choice i * n + j is sample j of prompt i."""
@@ -132,3 +136,6 @@ class CompletionEvents:
 
     def end(self) -> bytes:
         return self._usage.last_event(self._start) + DONE
+
+    def error(self, error: Exception) -> bytes:
+        return error_event(error) + DONE
