@@ -19,6 +19,7 @@ from ingot.client.openai.convert import chat_to_ours, completion_to_ours, tokeni
 from ingot.client.openai.gate import Gate, GateOptions
 from ingot.client.openai.refusals import REFUSED_CHAT, REFUSED_COMPLETIONS
 from ingot.client.openai.replies import CompletionAsk, chat_body, completion_choice, sum_usage
+from ingot.client.openai.responses_routes import add_responses_routes
 from ingot.client.openai.schema_chat import ChatRequest
 from ingot.client.openai.schema_completions import CompletionRequest, DetokenizeRequest, TokenizeRequest
 from ingot.client.openai.schema_sampling import api_schema
@@ -37,6 +38,7 @@ def create_app(backend: Backend, options: GateOptions | None = None) -> FastAPI:
     add_generation_routes(app, backend)
     add_token_routes(app, backend)
     add_service_routes(app, backend)
+    add_responses_routes(app, backend)
     add_anthropic_routes(app, backend)
     return app
 
