@@ -25,6 +25,7 @@ from ingot.client.openai.schema_completions import CompletionRequest, Detokenize
 from ingot.client.openai.schema_sampling import api_schema
 from ingot.client.openai.sse import ChatEvents, CompletionEvents, UsageTail
 from ingot.client.openai.streaming import collect, event_stream, merge, number_zero, until_gone
+from ingot.client.tgi.routes import add_tgi_routes
 from ingot.errors import UnknownModelError
 from ingot.runtime.request import GenerateRequest
 
@@ -40,6 +41,7 @@ def create_app(backend: Backend, options: GateOptions | None = None) -> FastAPI:
     add_service_routes(app, backend)
     add_responses_routes(app, backend)
     add_anthropic_routes(app, backend)
+    add_tgi_routes(app, backend)
     return app
 
 
