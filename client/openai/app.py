@@ -13,6 +13,7 @@ from starlette.responses import Response
 from ingot import __version__
 from ingot.client.anthropic.routes import add_anthropic_routes
 from ingot.client.backend import Backend, ModelCard
+from ingot.client.ollama.routes import add_ollama_routes
 from ingot.client.openai import errors
 from ingot.client.openai.body import read_body
 from ingot.client.openai.convert import chat_to_ours, completion_to_ours, tokenize_to_prompt
@@ -42,6 +43,7 @@ def create_app(backend: Backend, options: GateOptions | None = None) -> FastAPI:
     add_responses_routes(app, backend)
     add_anthropic_routes(app, backend)
     add_tgi_routes(app, backend)
+    add_ollama_routes(app, backend)
     return app
 
 
