@@ -122,7 +122,9 @@ def text_part(text: str) -> dict[str, Any]:
 
 def usage_body(outcome: Outcome) -> dict[str, Any] | None:
     usage = outcome.usage
-    return usage and {
+    if usage is None:
+        return None
+    return {
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
         "output_tokens": usage.completion_tokens,
