@@ -28,6 +28,7 @@ COMMANDS = {
     "doctor": Entry("ingot.builder.doctor:doctor", "Say what this machine can build and serve.", "build"),
     "serve": Entry("ingot.client.commands:serve", "Serve an engine over the OpenAI API.", "serve"),
     "ask": Entry("ingot.client.commands:ask", "Ask a running server.", "demo"),
+    "migrate": Entry("ingot.client.migrate.command:migrate", "Say another server's command line in ours.", "serve"),
     "batch": Entry("ingot.client.batch.command:batch", "Answer a file of requests.", "serve"),
 }
 
