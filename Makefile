@@ -7,23 +7,28 @@ PYTHON ?= python3
 VENV ?= .venv
 PY ?= $(VENV)/bin/python
 PIP_ARGS ?=
+RECORD ?=
 
 MODEL ?= examples/tiny
 QUANT ?= none
 KV ?= auto
 TARGET ?= auto
+SM ?=
 ENGINE ?= engines/$(notdir $(patsubst %/,%,$(MODEL)))-$(QUANT)$(if $(filter fp8,$(KV)),-kvfp8)
 BUILD_ARGS ?=
 SERVE_ARGS ?=
 
+TRITON_ARGS ?=
+
 export PYTHONPATH := src
+export INGOT_TRITON_HOME ?= $(abspath .cache/triton)
 export TOKENIZERS_PARALLELISM := false
 
 ##@ Start here
 .PHONY: help demo test
 help: ## list every target
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo; echo "  Variables: MODEL QUANT KV TARGET ENGINE BUILD_ARGS SERVE_ARGS PYTHON VENV PIP_ARGS"
+	@echo; echo "  Variables: MODEL QUANT KV TARGET SM ENGINE BUILD_ARGS SERVE_ARGS TRITON_ARGS PYTHON VENV PIP_ARGS"
 
 demo: $(VENV)/.demo ## set up, build the bundled model in fp8, serve it, ask it, check the answers
 	$(VENV)/bin/ingot build examples/tiny -o engines/tiny-demo --quant fp8 --kv fp8
@@ -32,9 +37,9 @@ demo: $(VENV)/.demo ## set up, build the bundled model in fp8, serve it, ask it,
 test: $(VENV)/.dev lint types unit ## everything CI checks: ruff, mypy --strict, pytest
 
 ##@ Build and serve
-.PHONY: engine verify serve inspect doctor
-engine: $(VENV)/.demo ## build an engine: make engine MODEL=... QUANT=... KV=... TARGET=...
-	$(VENV)/bin/ingot build $(MODEL) -o $(ENGINE) --quant $(QUANT) --kv $(KV) --target $(TARGET) $(BUILD_ARGS)
+.PHONY: engine verify serve inspect doctor repo triton triton-home
+engine: $(VENV)/$(if $(filter tensorrt-rtx,$(TARGET)),.dev,.demo) ## build an engine: make engine MODEL=... QUANT=... KV=... TARGET=... SM=...
+	$(VENV)/bin/ingot build $(MODEL) -o $(ENGINE) --quant $(QUANT) --kv $(KV) --target $(TARGET) $(if $(SM),--sm $(SM)) $(BUILD_ARGS)
 
 verify: $(VENV)/.demo ## measure an engine against its original again: make verify ENGINE=...
 	$(VENV)/bin/ingot verify $(ENGINE)
@@ -45,11 +50,20 @@ inspect: $(VENV)/.demo ## show an engine's manifest as tables: make inspect ENGI
 serve: $(VENV)/.demo ## an OpenAI endpoint over an engine: make serve ENGINE=... SERVE_ARGS="--port 8000"
 	$(VENV)/bin/ingot serve $(ENGINE) $(SERVE_ARGS)
 
+repo: $(VENV)/.triton ## a Triton model repository for an engine, in model_repository/: make repo ENGINE=...
+	$(VENV)/bin/ingot render $(ENGINE) -o model_repository
+
+triton: triton-home ## the same engine from a real Triton server on loopback: make triton ENGINE=... TRITON_ARGS=...
+	$(VENV)/bin/ingot triton $(ENGINE) $(TRITON_ARGS)
+
+triton-home: $(VENV)/.triton ## fetch that server: 55 MB, once
+	$(VENV)/bin/ingot triton --install
+
 doctor: $(VENV)/.demo ## what this machine has, what it lacks and what brings it
 	$(VENV)/bin/ingot doctor
 
 ##@ Develop
-.PHONY: dev lint format types unit bench gpu-test docs wheel clean
+.PHONY: dev lint format types unit bench figures gpu-test tensorrt-check docs wheel clean
 dev: $(VENV)/.dev ## the virtual environment with every tool, at pinned versions
 
 lint: $(VENV)/.dev ## ruff: rules and formatting
@@ -63,16 +77,22 @@ format: $(VENV)/.dev ## let ruff mend what it can
 types: $(VENV)/.dev ## mypy --strict
 	$(PY) -m mypy
 
-unit: $(VENV)/.dev ## pytest without the GPU tests
+unit: $(VENV)/.dev triton-home ## pytest without the GPU tests
 	$(PY) -m pytest -m "not gpu"
 
 gpu-test: ## the tests that need an NVIDIA GPU: make gpu-test PY=python3 on a machine with its own torch
 	$(PY) -m pytest -m gpu
 
-bench: $(VENV)/.dev ## the CPU benchmarks; each prints a table and one JSON line
-	$(PY) benchmarks/scheduler.py
-	$(VENV)/bin/ingot build examples/tiny -o engines/tiny-none --quant none
-	$(PY) benchmarks/offline.py engines/tiny-none --model examples/tiny
+bench: $(VENV)/.dev ## the CPU benchmarks; each prints a table and one JSON line (RECORD=--record keeps it)
+	$(PY) benchmarks/scheduler.py $(RECORD)
+	$(VENV)/bin/ingot build examples/tiny -o engines/tiny-bench --dtype bfloat16
+	$(PY) benchmarks/offline.py engines/tiny-bench --model examples/tiny $(RECORD)
+
+figures: $(VENV)/.dev ## write README's figures from benchmarks/results/
+	$(PY) benchmarks/report.py
+
+tensorrt-check: $(VENV)/.dev ## prove the TensorRT targets on this machine, a verdict a line
+	$(PY) benchmarks/tensorrt_check.py
 
 docs: $(VENV)/.dev ## write docs/cli.md from the commands' own help
 	$(PY) docs/cli_page.py > docs/cli.md
@@ -93,6 +113,10 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(PY) -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[serve,build,demo]"
 	@touch $@
 
+$(VENV)/.triton: $(VENV)/.demo
+	$(PY) -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[client]"
+	@touch $@
+
 $(VENV)/.dev: $(VENV)/.demo
-	$(PY) -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[serve,build,demo,dev]"
+	$(PY) -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[serve,build,demo,dev,tensorrt-rtx]"
 	@touch $@

@@ -5,12 +5,12 @@ Times are CPU time of the one thread that works, so that neighbours on the machi
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from statistics import median
 
 import click
+from record import publish
 from rich.console import Console
 from rich.table import Table
 
@@ -82,7 +82,8 @@ def match_times(prompt: int, repeats: int) -> list[float]:
 @click.option("--seqs", default=1024, show_default=True, help="Running sequences.")
 @click.option("--steps", default=200, show_default=True, help="Steps to time.")
 @click.option("--prompt", default=10_000, show_default=True, help="Tokens of the prompt to look up.")
-def main(seqs: int, steps: int, prompt: int) -> None:
+@click.option("--record", is_flag=True, help="Keep the result in benchmarks/results/.")
+def main(seqs: int, steps: int, prompt: int, record: bool) -> None:
     """Times schedule + settle, and a prefix match against a warm tree."""
     rows = {
         "schedule + settle, steps_ahead 0": step_times(seqs, steps, 0),
@@ -94,7 +95,13 @@ def main(seqs: int, steps: int, prompt: int) -> None:
         table.add_row(name, f"{median(times):.3f}", f"{sorted(times)[int(len(times) * 0.99)]:.3f}")
     Console().print(table)
     alone, ahead, match = (median(times) for times in rows.values())
-    print(json.dumps({"step_ms_p50": max(alone, ahead), "prefix_match_ms_p50": match, "num_seqs": seqs}))
+    line = {
+        "benchmark": "scheduler",
+        "step_ms_p50": max(alone, ahead),
+        "prefix_match_ms_p50": match,
+        "num_seqs": seqs,
+    }
+    publish(line, record=record)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from ingot import __version__
+from ingot import __version__, plans
 from ingot.builder.checkpoint import Checkpoint, open_checkpoint
 from ingot.builder.corpus import load_corpus
 from ingot.builder.memory import human, memory_plan, needs
@@ -28,10 +28,12 @@ from ingot.builder.seal import check_out, export_checkpoint, seal
 from ingot.builder.stages import DEFAULT_CACHE, StageCache
 from ingot.builder.tables import memory_table, needs_table, quality_table
 from ingot.builder.targets import Compiled, CompileJob, compiler_of
+from ingot.builder.tensorrt.tables import plans_table
 from ingot.manifest import FORMAT_VERSION, Manifest
 
 STAGE_FORMAT = 1  # raised when a stage makes something else of the same inputs
 LIBRARIES = ("torch", "safetensors", "transformers", "tokenizers", "huggingface_hub", "nvidia-modelopt")
+COMPILER_LIBRARIES = {"tensorrt-rtx": ("tensorrt_rtx", "onnx_ir")}  # of a target, beyond these
 
 
 def build_engine(
@@ -147,21 +149,22 @@ class Build:
         inputs = self.inputs(
             packed=packed.name, target=job.target, limits=msgspec.to_builtins(job.limits), kv_dtype=job.kv_dtype
         )
-        inputs |= {"versions": library_versions()}
-        work = CompileJob(
-            config=job.config,
-            weights=packed,
-            limits=job.limits,
-            dtype=job.dtype,
-            kv_dtype=job.kv_dtype,
-            quant=job.quant,
-        )
-
-        def run(part: Path) -> None:
-            (part / "compiled.json").write_bytes(msgspec.json.encode(compiler(work, part)))
-
-        with self.reporter.stage("compile"):
-            return self.cache.run("compile", inputs, run)
+        inputs |= {"versions": library_versions(*COMPILER_LIBRARIES.get(job.target, ())), "sms": job.recipe.sms}
+        with self.reporter.stage("compile", job.config.num_layers + 1) as advance:
+            work = CompileJob(
+                config=job.config,
+                weights=packed,
+                limits=job.limits,
+                dtype=job.dtype,
+                kv_dtype=job.kv_dtype,
+                quant=job.quant,
+                sms=job.recipe.sms,
+                advance=advance,
+            )
+            folder = self.cache.run("compile", inputs, lambda part: write_compiled(compiler(work, part), part))
+        if (folder / plans.FILE_NAME).is_file():
+            self.reporter.show(plans_table(plans.read_plans(folder)))
+        return folder
 
     def verify(self, packed: Path, scales: list[Path]) -> dict[str, Any]:
         """Figures and verdict. Raises QualityError past the recipe's bound."""
@@ -218,9 +221,13 @@ class Build:
         return {"format": STAGE_FORMAT, "ingot": __version__, **inputs}
 
 
-def library_versions() -> dict[str, str]:
+def write_compiled(compiled: Compiled, folder: Path) -> None:
+    (folder / "compiled.json").write_bytes(msgspec.json.encode(compiled))
+
+
+def library_versions(*more: str) -> dict[str, str]:
     found = {}
-    for name in LIBRARIES:
+    for name in (*LIBRARIES, *more):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

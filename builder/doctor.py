@@ -17,6 +17,7 @@ from ingot.builder.memory import existing_parent, human
 from ingot.builder.stages import DEFAULT_CACHE
 from ingot.builder.tables import table
 from ingot.builder.targets import COMPILERS, LEAST_SM
+from ingot.triton_home import default_home
 
 LEAST_PYTHON = (3, 11)
 LOW_DISK = 20 << 30
@@ -70,9 +71,12 @@ def doctor() -> None:
 
 def machine() -> list[Finding]:
     disk = shutil.disk_usage(existing_parent(DEFAULT_CACHE.expanduser()))
-    triton = shutil.which("tritonserver") or (
-        found if Path(found := "/opt/tritonserver/bin/tritonserver").is_file() else None
-    )
+    home = default_home()
+    lacking = home.missing()
+    container = Path("/opt/tritonserver/bin/tritonserver")
+    triton = shutil.which("tritonserver") or (str(container) if container.is_file() else None)
+    if triton is None and not lacking:
+        triton = str(home.binary)
     return [
         Finding(
             what="python",
@@ -92,7 +96,8 @@ def machine() -> list[Finding]:
             what="tritonserver",
             found=triton or "not found",
             good=triton is not None,
-            mend="" if triton else "Only for serving through Triton: run its container, nvcr.io/nvidia/tritonserver.",
+            purpose="ingot triton",
+            mend="" if triton else lacking[0],
         ),
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shlex
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,6 +58,7 @@ class Recipe:
         "auto", "KV cache: auto follows the checkpoint, fp8 stores e4m3 with a scale per layer.", choices=KVS
     )
     target: str = knob("auto", "What to compile for. auto: cuda where a GPU of SM >= 8.0 is present.", choices=TARGETS)
+    sm: str | None = knob(None, "GPUs that the TensorRT targets compile for, as compute capabilities: 89,120.")
     dtype: str = knob("auto", "Activations. auto: float32 on cpu, the checkpoint's elsewhere.", choices=DTYPES)
     max_model_len: int | None = knob(None, "Prompt and output tokens of one sequence.")
     max_num_seqs: int | None = knob(None, "Sequences running at once. Default: 64 on cpu, 256 elsewhere.")
@@ -86,8 +88,19 @@ class Recipe:
             raise RecipeError("MODEL is empty.", mend="Name a local folder or a Hub id such as org/model.")
         if not self.out:
             raise RecipeError("The output folder is empty.", mend="Give one with -o DIR.")
+        self._check_sm()
         self._check_sizes()
         self._check_bounds()
+
+    def _check_sm(self) -> None:
+        if self.sm is not None and not re.fullmatch(r"\d{2,3}(,\d{2,3})*", self.sm):
+            raise RecipeError(
+                f"--sm is {self.sm!r}.", mend="Give compute capabilities without their dot: 89 or 89,120."
+            )
+        if self.sm is not None and self.target in ("cpu", "cuda"):
+            raise RecipeError(
+                f"--sm says nothing to --target {self.target}.", mend="Leave it out, or use --target tensorrt-rtx."
+            )
 
     def _check_sizes(self) -> None:
         least = {"max_model_len": 2, "calibration_length": 16, "verify_tokens": 64}
@@ -117,6 +130,11 @@ class Recipe:
             raise RecipeError(
                 f"--min-agreement is {bounds.agreement}.", mend="Give a share between 0 and 1, such as 0.95."
             )
+
+    @property
+    def sms(self) -> tuple[int, ...]:
+        """The compute capabilities of `sm`, ascending."""
+        return tuple(sorted({int(part) for part in self.sm.split(",")})) if self.sm else ()
 
     @property
     def bounds(self) -> Bounds:

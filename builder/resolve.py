@@ -12,10 +12,11 @@ from ingot.builder.memory import kv_dtype_of, plan_limits
 from ingot.builder.quantize.declared import Declared, read_declared
 from ingot.builder.recipe import Recipe
 from ingot.builder.targets import resolve_target
+from ingot.builder.tensorrt.support import check as check_rtx
 from ingot.errors import RecipeError, UnsupportedModelError
 from ingot.manifest import Limits
 from ingot.network.config import ModelConfig
-from ingot.network.weights import INT4_GROUP, LINEARS, NVFP4_GROUP, linear_shape
+from ingot.network.weights import INT4_GROUP, LINEARS, NVFP4_GROUP, Scheme, linear_shape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,11 +64,11 @@ class Job:
 
 def resolve(recipe: Recipe, *, endpoint: str | None = None) -> Job:
     """Fetches what is not here yet and checks that recipe and checkpoint fit. Raises the IngotError that says what does not."""
-    target = resolve_target(recipe.target)
     source = locate(recipe.model, revision=recipe.revision, token=recipe.token, endpoint=endpoint)
     checkpoint = open_checkpoint(source.folder)
     config = ModelConfig.from_hf(checkpoint.config)
     declared = read_declared(checkpoint)
+    target = resolve_target(recipe.target)
     if declared.quant != "none" and recipe.quant not in ("none", declared.quant):
         raise RecipeError(
             f"{recipe.model} is already quantized as {declared.quant}; --quant asks for {recipe.quant}.",
@@ -76,6 +77,10 @@ def resolve(recipe: Recipe, *, endpoint: str | None = None) -> Job:
     quant = recipe.quant if declared.quant == "none" else declared.quant
     if declared.quant == "none":
         check_groups(config, quant)
+    if recipe.sm and not target.startswith("tensorrt"):
+        raise RecipeError(f"--sm says nothing to target {target}.", mend="Leave it out, or use --target tensorrt-rtx.")
+    if target == "tensorrt-rtx":
+        check_rtx({Scheme(quant.removesuffix("-dynamic"))}, recipe.sms)
     dtype = recipe.dtype if recipe.dtype != "auto" else "float32" if target == "cpu" else config.dtype
     kv = "fp8" if "fp8" in (recipe.kv, declared.kv) else "auto"
     recipe = replace(recipe, target=target, dtype=dtype, quant=quant, kv=kv)

@@ -5,14 +5,29 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from ingot.client.ask_triton import TritonChat
+    from ingot.client.backend import Backend
 
 LOG_LEVELS = click.Choice(["debug", "info", "warning", "error"])
 
 
 @click.command()
-@click.argument("engine", type=click.Path(path_type=Path))
+@click.argument("engine", required=False, type=click.Path(path_type=Path))
+@click.option("--triton", metavar="HOST:PORT", help="Serves the models of a Triton server, by its gRPC port, instead.")
+@click.option(
+    "--model", "models", multiple=True, metavar="NAME", help="A model of that server; all that it lists if not given."
+)
+@click.option(
+    "--routes", type=click.Path(path_type=Path, dir_okay=False), help="Its labels and shares; read again on change."
+)
+@click.option(
+    "--admin-key", envvar="INGOT_ADMIN_KEY", metavar="KEY", help="Its admin key; needed where no --model is given."
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
 @click.option(
@@ -41,7 +56,11 @@ LOG_LEVELS = click.Choice(["debug", "info", "warning", "error"])
 @click.option("--max-body-mib", default=32, show_default=True, type=click.IntRange(1), help="Largest request body.")
 @click.option("--log-level", default="info", show_default=True, type=LOG_LEVELS, help="What is logged, to stderr.")
 def serve(
-    engine: Path,
+    engine: Path | None,
+    triton: str | None,
+    models: tuple[str, ...],
+    routes: Path | None,
+    admin_key: str | None,
     host: str,
     port: int,
     served_model_name: str | None,
@@ -53,21 +72,20 @@ def serve(
     max_body_mib: int,
     log_level: str,
 ) -> None:
-    """Serve ENGINE over the OpenAI API.
+    """Serve ENGINE, or the models of a Triton server, over the OpenAI API.
 
     SIGTERM or Ctrl-C lets running requests finish, then stops.
     """
-    from ingot.client.embedded import EmbeddedBackend, EmbeddedOptions
     from ingot.client.openai.gate import GateOptions
     from ingot.client.openai.serve import ServeOptions
     from ingot.client.openai.serve import serve as run
-    from ingot.runtime.supervisor import SupervisorOptions
 
-    backend = EmbeddedBackend(
-        engine,
-        EmbeddedOptions(
-            served_model_name=served_model_name, max_queue=max_queue, supervisor=SupervisorOptions(log_level=log_level)
-        ),
+    if (engine is None) == (triton is None):
+        raise click.UsageError("give either ENGINE or --triton HOST:PORT")
+    backend = (
+        triton_backend(triton, models, routes, admin_key)
+        if triton is not None
+        else embedded_backend(Path(engine or ""), served_model_name, max_queue, log_level)
     )
     keys = (*api_keys, *keys_of(api_key_file))
     if not all(keys):
@@ -78,6 +96,23 @@ def serve(
     run(backend, ServeOptions(host=host, port=port, drain_seconds=drain_seconds, log_level=log_level, gate=gate))
 
 
+def embedded_backend(engine: Path, served_model_name: str | None, max_queue: int, log_level: str) -> Backend:
+    from ingot.client.embedded import EmbeddedBackend, EmbeddedOptions
+    from ingot.runtime.supervisor import SupervisorOptions
+
+    supervisor = SupervisorOptions(log_level=log_level)
+    options = EmbeddedOptions(served_model_name=served_model_name, max_queue=max_queue, supervisor=supervisor)
+    return EmbeddedBackend(engine, options)
+
+
+def triton_backend(address: str, models: tuple[str, ...], routes: Path | None, admin_key: str | None) -> Backend:
+    from ingot.client.grpc_wire import ClientOptions
+    from ingot.client.triton_backend import TritonBackend, TritonOptions
+
+    client = ClientOptions(timeout=3600.0, admin_key=admin_key)
+    return TritonBackend(TritonOptions(address=address, models=models, routes=routes, client=client))
+
+
 def keys_of(path: Path | None) -> list[str]:
     return [line.strip() for line in path.read_text().splitlines() if line.strip()] if path else []
 
@@ -85,6 +120,7 @@ def keys_of(path: Path | None) -> list[str]:
 @click.command()
 @click.argument("question", required=False)
 @click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Where the server is.")
+@click.option("--triton", metavar="HOST:PORT", help="Asks a Triton server over gRPC instead; needs --model.")
 @click.option("--api-key", envvar="INGOT_API_KEY", metavar="KEY", help="The server's key.")
 @click.option("--model", help="The server's first model if not given.")
 @click.option("--system", metavar="TEXT", help="A system message to begin with.")
@@ -94,6 +130,7 @@ def keys_of(path: Path | None) -> list[str]:
 def ask(
     question: str | None,
     url: str,
+    triton: str | None,
     api_key: str | None,
     model: str | None,
     system: str | None,
@@ -107,7 +144,13 @@ def ask(
     """
     from ingot.client.ask import Answer, Chat
 
-    chat = Chat(url, api_key=api_key, model=model, system=system)
+    chat: Chat | TritonChat
+    if triton:
+        from ingot.client.ask_triton import TritonChat
+
+        chat = TritonChat(triton, model=model, system=system)
+    else:
+        chat = Chat(url, api_key=api_key, model=model, system=system)
     for one in typed_questions() if question is None else iter([question]):
         answer = Answer()
         for piece in chat.ask(one, answer, temperature=temperature, max_tokens=max_tokens, seed=seed):

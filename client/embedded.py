@@ -25,7 +25,7 @@ from ingot.runtime.text import Tokenizer
 
 logger = logging.getLogger(__name__)
 
-LONG_PROMPT_CHARS = 4096  # encoded in a thread, so that one long prompt does not hold up everybody's tokens
+LONG_PROMPT_CHARS = 1024  # encoded in a thread, so that one long prompt does not hold up everybody's tokens
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -88,8 +88,30 @@ class Metrics:
     def count_finish(self, reason: str) -> None:
         self.finished.labels(self._model, reason).inc()
 
+    def collect(self) -> Iterable[Metric]:
+        return self._registry.collect()
+
     def text(self) -> bytes:
         return generate_latest(self._registry)
+
+
+class Union:
+    """Several models' metrics as one: each name comes once, with every model's samples."""
+
+    def __init__(self, parts: Iterable[Metrics]) -> None:
+        self._parts = list(parts)
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, Metric] = {}
+        for part in self._parts:
+            for family in part.collect():
+                families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                families[family.name].samples += family.samples
+        yield from families.values()
+
+
+def text_of(parts: Iterable[Metrics]) -> bytes:
+    return generate_latest(Union(parts))
 
 
 class Stopwatch:

@@ -41,13 +41,10 @@ class PagePool:
 
     def lease(self, count: int) -> list[int]:
         """Takes `count` pages off the free stack; the caller has made sure that they are there."""
-        if count > len(self._free):
-            raise IndexError(f"{count} pages leased, {len(self._free)} free")
-        if count == 0:
-            return []
-        pages = self._free[-count:]
-        pages.reverse()
-        del self._free[-count:]
+        free = self._free
+        if count > len(free):
+            raise IndexError(f"{count} pages leased, {len(free)} free")
+        pages = [free.pop() for _ in range(count)]
         for page in pages:
             self._references[page] = 1
         self._held += count

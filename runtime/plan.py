@@ -49,6 +49,8 @@ class Slice(msgspec.Struct, gc=False):
 
 @dataclass(slots=True)
 class StepPlan:
+    """One step. A program reads it within launch(): the lists in it go on changing once launch() has returned."""
+
     step: int
     slices: list[Slice]
     arrivals: list[Arrival] = field(default_factory=list)

@@ -192,12 +192,12 @@ class Scheduler:
             tokens = seq.tokens
             if len(tokens) < seq.quiet_until and token not in seq.stop_token_ids:
                 tokens.append(token)
-                chunk: TokenChunk | None = TokenChunk(
-                    request_id=seq.request_id, index=seq.index, token_ids=[token], cached_tokens=seq.cached_tokens
+                chunks.append(
+                    TokenChunk(
+                        request_id=seq.request_id, index=seq.index, token_ids=[token], cached_tokens=seq.cached_tokens
+                    )
                 )
-            else:
-                chunk = self._settle_one(seq, part, token, logprob, prompt_logprobs)
-            if chunk is not None:
+            elif (chunk := self._settle_one(seq, part, token, logprob, prompt_logprobs)) is not None:
                 chunks.append(chunk)
         self._generation_tokens += len(chunks)
         self._sweep()
@@ -223,7 +223,12 @@ class Scheduler:
         if not part.samples:
             return None
         seq.tokens.append(token)
-        reason, stop_reason = self._end_of(seq, token)
+        reason = stop_reason = None
+        if token in seq.stop_token_ids:
+            reason = "stop"
+            stop_reason = None if token in self._eos and not seq.request.params.ignore_eos else token
+        elif len(seq.tokens) >= seq.max_len:
+            reason = "length"
         params = seq.request.params
         is_first = len(seq.tokens) == seq.num_prompt + 1
         if reason is not None:
@@ -240,13 +245,6 @@ class Scheduler:
             stop_reason=stop_reason,
             cached_tokens=seq.cached_tokens,
         )
-
-    def _end_of(self, seq: Sequence, token: int) -> tuple[str | None, int | None]:
-        """Why a sequence ends with this token, if it does, and the stop token where that is not EOS."""
-        if token in seq.stop_token_ids:
-            is_eos = token in self._eos and not seq.request.params.ignore_eos
-            return "stop", None if is_eos else token
-        return ("length" if len(seq.tokens) >= seq.max_len else None), None
 
     # -- ways to leave
 

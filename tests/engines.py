@@ -35,7 +35,9 @@ class SlowProgram(FakeProgram):
         return super().launch(plan)
 
 
-def write_engine(folder: Path, *, step_seconds: float = 0.0, max_num_seqs: int = 32, name: str = NAME) -> Path:
+def write_engine(
+    folder: Path, *, step_seconds: float = 0.0, max_num_seqs: int = 32, name: str = NAME, num_pages: int = PAGES
+) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     letters = [*(chr(code) for code in range(32, 127)), "\n"]
     spelled = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -50,7 +52,7 @@ def write_engine(folder: Path, *, step_seconds: float = 0.0, max_num_seqs: int =
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE}))
     limits = Limits(
-        max_model_len=512, max_num_seqs=max_num_seqs, max_num_batched_tokens=256, page_size=8, num_pages=PAGES
+        max_model_len=512, max_num_seqs=max_num_seqs, max_num_batched_tokens=256, page_size=8, num_pages=num_pages
     )
     Manifest(
         format_version=FORMAT_VERSION,
@@ -77,7 +79,10 @@ def load(engine: Path) -> Executor:
     limits = read_manifest(engine).limits
     config = json.loads((engine / "config.json").read_text())
     program = SlowProgram(
-        num_pages=PAGES, page_size=limits.page_size, max_num_seqs=limits.max_num_seqs, vocab_size=config["vocab_size"]
+        num_pages=limits.num_pages or PAGES,
+        page_size=limits.page_size,
+        max_num_seqs=limits.max_num_seqs,
+        vocab_size=config["vocab_size"],
     )
     program.step_seconds = config["step_seconds"]
     return Executor(program, limits, EngineTokenizer.from_engine(engine).eos_token_ids)

@@ -11,6 +11,19 @@ import ingot.errors
 from ingot.errors import IngotError
 
 PUBLIC = {
+    "ingot.client": {
+        "AsyncClient",
+        "AsyncStream",
+        "Chunk",
+        "Client",
+        "ClientOptions",
+        "Generation",
+        "ModelState",
+        "Prompt",
+        "SamplingParams",
+        "Stream",
+    },
+    "ingot.templates": {"Deployment", "ModelSpec"},
     "ingot": {"IngotError", "__version__"},
     "ingot.network": {"Batch", "Llama3Rope", "ModelConfig", "Ops", "Scheme", "Weight", "decoder"},
     "ingot.runtime": {"LLM", "Completion", "SamplingParams"},

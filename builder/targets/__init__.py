@@ -32,6 +32,8 @@ class CompileJob:
     dtype: str
     kv_dtype: str
     quant: str
+    sms: tuple[int, ...] = ()  # compute capabilities asked for, where the target has a choice
+    advance: Callable[[int], None] = lambda layers: None  # told of work done, num_layers + 1 in all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

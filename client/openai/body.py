@@ -16,6 +16,8 @@ from ingot.client.openai.refusals import Refusal, refuse
 from ingot.errors import RequestError
 
 READ_SECONDS = 60.0
+LARGE_BYTES = 1 << 16  # parsed in a thread, so that everybody's tokens do not wait for it
+MAX_VALUES = 1 << 20
 MAX_DEPTH = 64
 MAX_KEYS = 4096  # of one object
 
@@ -36,10 +38,14 @@ async def read_body(request: Request, kind: type[Body], refused: Mapping[str, Re
         raise RequestError(f"The body did not arrive within {READ_SECONDS:.0f} s.", mend="Send it at once.") from error
     except ClientDisconnect as error:
         raise ClientGoneError from error
-    return parse_body(raw, kind, refused or {})
+    if len(raw) < LARGE_BYTES:
+        return parse_body(raw, kind, refused or {})
+    return await asyncio.to_thread(parse_body, raw, kind, refused or {})
 
 
 def parse_body(raw: bytes, kind: type[Body], refused: Mapping[str, Refusal]) -> Body:
+    if sum(raw.count(mark) for mark in (b",", b"[", b"{")) > MAX_VALUES:  # before they become objects
+        raise RequestError(f"The body has more than {MAX_VALUES} values.", mend="Send several requests.")
     try:
         fields = msgspec.json.decode(raw)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:

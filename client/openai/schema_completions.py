@@ -14,12 +14,13 @@ Tokens = Annotated[list[TokenId], Field(fail_fast=True, min_length=1)]
 
 
 class CompletionRequest(SamplingFields):
-    prompt: (
+    prompt: Annotated[
         str
         | Tokens
         | Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=MAX_PROMPTS)]
-        | Annotated[list[Tokens], Field(fail_fast=True, min_length=1, max_length=MAX_PROMPTS)]
-    )
+        | Annotated[list[Tokens], Field(fail_fast=True, min_length=1, max_length=MAX_PROMPTS)],
+        Field(union_mode="left_to_right"),
+    ]
     best_of: Annotated[int | None, Field(ge=1, le=MAX_SEQUENCES)] = None
     echo: bool | None = None
     logprobs: Annotated[int | None, Field(ge=0, le=MAX_LOGPROBS)] = None

@@ -18,7 +18,7 @@ from ingot.plugins.attention.reference import visible
 from ingot.plugins.quantize.e4m3 import E4M3_BIAS, e4m3_bits_as_half
 from ingot.plugins.quantize.reference import FP8
 
-BLOCK = 1 << 18  # elements of keys that one call gathers: with the values, about what a core's cache holds
+BLOCK = 1 << 19  # elements of keys that one call gathers: with the values, about what a core's cache holds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

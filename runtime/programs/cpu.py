@@ -25,6 +25,9 @@ from ingot.runtime.plan import Slice, StepPlan, StepResult, TokenLogprobs
 from ingot.runtime.programs.batch import Layout, RowTables
 from ingot.runtime.sampler import Sampler
 
+# Below this hidden size an operation is over before a second thread has begun: one thread is up to twice as fast as two.
+SMALL = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Settled:
@@ -132,9 +135,11 @@ def load_cpu_program(
 ) -> CpuProgram:
     """Maps the engine's weights and widens them to the engine's dtype. `num_pages` overrides the built pool's size,
     `threads` PyTorch's number of threads. Raises EngineError where files do not make the model the manifest promises."""
+    config = ModelConfig.from_hf(json.loads((engine / "config.json").read_text()))
+    if threads is None and config.hidden_size < SMALL:
+        threads = 1
     if threads is not None:
         torch.set_num_threads(threads)
-    config = ModelConfig.from_hf(json.loads((engine / "config.json").read_text()))
     limits = manifest.limits
     if num_pages is not None:
         limits = Limits(

@@ -6,6 +6,8 @@ Knows their names and how an error is shown; refuses to know what they do.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -26,6 +28,8 @@ COMMANDS = {
     "inspect": Entry("ingot.builder.commands:inspect", "Show what an engine is.", "build"),
     "verify": Entry("ingot.builder.commands:verify", "Check an engine's files and its quality again.", "build"),
     "doctor": Entry("ingot.builder.doctor:doctor", "Say what this machine can build and serve.", "build"),
+    "render": Entry("ingot.templates.commands:render", "Write a Triton model repository for engines.", "triton"),
+    "triton": Entry("ingot.client.triton_command:triton", "Serve engines from a Triton server here.", "triton"),
     "serve": Entry("ingot.client.commands:serve", "Serve an engine over the OpenAI API.", "serve"),
     "ask": Entry("ingot.client.commands:ask", "Ask a running server.", "demo"),
     "migrate": Entry("ingot.client.migrate.command:migrate", "Say another server's command line in ours.", "serve"),
@@ -43,24 +47,32 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, _, attribute = COMMANDS[cmd_name].place.partition(":")
-        command: click.Command = getattr(import_module(module), attribute)
+        with packages_for(lambda: cmd_name):
+            command: click.Command = getattr(import_module(module), attribute)
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with packages_for(lambda: ctx.invoked_subcommand):
             return super().invoke(ctx)
-        except ModuleNotFoundError as error:
-            if error.name is None or error.name.partition(".")[0] == "ingot":
-                raise
-            extra = COMMANDS[str(ctx.invoked_subcommand)].extra
-            raise DependencyError(
-                f"ingot {ctx.invoked_subcommand} needs the package {error.name}, which is not installed.",
-                mend=f"Install it: pip install 'ingot[{extra}]'.",
-            ) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+
+
+@contextmanager
+def packages_for(name_command: Callable[[], str | None]) -> Iterator[None]:
+    """Says which pip extra brings a package that a command lacks. The command is known once it runs."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        command = name_command()
+        if command is None or error.name is None or error.name.partition(".")[0] == "ingot":
+            raise
+        raise DependencyError(
+            f"ingot {command} needs the package {error.name}, which is not installed.",
+            mend=f"Install it: pip install 'ingot[{COMMANDS[command].extra}]'.",
+        ) from error
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -6,11 +6,13 @@ IngotError
 ├── QueueFullError        429  the bounded queue is full; nothing was started
 ├── UnavailableError      503  the server is loading, restarting or stopping and takes no request now
 ├── ExecutorDiedError     503  the process that runs the engine went away
+├── DeadlineError         504  the caller's deadline passed before the answer was whole
 ├── RecipeError                a build option is unknown, out of range or does not fit the others
 ├── CheckpointError            the checkpoint is damaged, unsafe, incomplete or not to be had
 ├── UnsupportedModelError      the checkpoint is sound, but not of a family ingot knows
 ├── QualityError               the engine strays further from the original than the recipe allows
 ├── EngineError                the engine folder is damaged, foreign or of another version
+├── DeploymentError            a repository cannot be rendered as asked, or a person's own file is in the way
 ├── CapacityError              memory or disk does not suffice, said before the work starts
 └── DependencyError            an optional library or server binary is missing
 """
@@ -67,6 +69,11 @@ class ExecutorDiedError(IngotError):
     code = "executor_died"
 
 
+class DeadlineError(IngotError):
+    http_status = 504
+    code = "deadline_exceeded"
+
+
 class RecipeError(IngotError):
     exit_code = 2
     code = "invalid_recipe"
@@ -87,6 +94,11 @@ class QualityError(IngotError):
 class EngineError(IngotError):
     http_status = 503
     code = "engine_mismatch"
+
+
+class DeploymentError(IngotError):
+    exit_code = 2
+    code = "invalid_deployment"
 
 
 class CapacityError(IngotError):

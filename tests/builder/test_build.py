@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from ingot.builder import build as build_module
 from ingot.builder.build import Build, build_engine
 from ingot.builder.memory import Needs
 from ingot.builder.recipe import Recipe
+from ingot.builder.targets import COMPILERS
 from ingot.errors import CapacityError, CheckpointError, DependencyError, IngotError, RecipeError, UnsupportedModelError
 from ingot.manifest import check_files, read_manifest
 
@@ -133,9 +133,7 @@ def test_a_recipe_that_does_not_fit_is_refused(
     error: type[IngotError],
     said: str,
 ) -> None:
-    monkeypatch.setitem(
-        build_module.compiler_of.__globals__["COMPILERS"], "cuda", "ingot.builder.targets.absent:compile_engine"
-    )
+    monkeypatch.setitem(COMPILERS, "cuda", "ingot.builder.targets.absent:compile_engine")
     with pytest.raises(error, match=said):
         build_engine(recipe(**{"model": llama, "out": tmp_path / "engine", **knobs}), cache=tmp_path / "cache")
     assert not (tmp_path / "engine").exists()

@@ -34,7 +34,7 @@ LARGE = {
 
 # Peak resident memory while the stage runs, less what is resident before it: libraries loaded, one tensor quantized.
 PROBE = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
 import torch
 from ingot.builder.checkpoint import open_checkpoint
@@ -46,12 +46,15 @@ out.mkdir()
 checkpoint = open_checkpoint(folder)
 config = ModelConfig.from_hf(checkpoint.config)
 quantize_rows(torch.ones(64, 64))
-resident = int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1])
+def status(field):
+    return int(next(line for line in open("/proc/self/status") if line.startswith(field)).split()[1])
+
+resident = status("VmRSS")
 if stage == "quantize":
     quantize_dynamic(checkpoint, config, out, lambda amount: None)
 else:
     pack(Packer(checkpoint=checkpoint, config=config, dtype=torch.bfloat16), out, lambda amount: None)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident) << 10)
+print((status("VmHWM") - resident) << 10)  # not ru_maxrss: exec keeps the parent's peak in it
 """
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -179,7 +180,7 @@ def test_unquantized_equals_transformers(llama: Path, cache: Path, tmp_path: Pat
 
 def test_past_its_bound_a_build_fails_naming_the_worst_layers(llama: Path, cache: Path, tmp_path: Path) -> None:
     out = tmp_path / "strict"
-    strict = {
+    strict: dict[str, Any] = {
         "model": str(llama),
         "out": str(out),
         "quant": "fp8-dynamic",

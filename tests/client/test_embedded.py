@@ -94,7 +94,7 @@ async def test_the_queue_is_bounded(tmp_path: Path) -> None:
     options = EmbeddedOptions(supervisor=SUPERVISOR, max_queue=2)
     async with embedded(tmp_path, options, max_num_seqs=2) as backend:
         streams = [backend.generate(ask(f"a{i}")) for i in range(4)]
-        firsts = [asyncio.create_task(anext(stream)) for stream in streams]  # type: ignore[arg-type]
+        firsts = [asyncio.create_task(anext(stream)) for stream in streams]
         await asyncio.sleep(0.05)
         with pytest.raises(QueueFullError, match="4 sequences"):
             await everything(backend, ask("b"))

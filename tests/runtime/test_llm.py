@@ -6,14 +6,15 @@ import pytest
 from tests.fakes import FakeProgram, generate_alone
 from tests.runtime.tokens import EOS, byte_tokenizer
 
-LIMITS = Limits(max_model_len=64, max_num_seqs=4, max_num_batched_tokens=64, page_size=4)
-TOKENIZER = byte_tokenizer()
-
 import ingot.runtime
 from ingot.errors import RequestError
+from ingot.manifest import Limits
 from ingot.runtime import SamplingParams
 from ingot.runtime.llm import LLM
 from ingot.runtime.request import Prompt
+
+LIMITS = Limits(max_model_len=64, max_num_seqs=4, max_num_batched_tokens=64, page_size=4)
+TOKENIZER = byte_tokenizer()
 
 
 def build(steps_ahead: int = 1, num_pages: int = 64) -> LLM:

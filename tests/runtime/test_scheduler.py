@@ -21,7 +21,7 @@ def test_one_sequence_step_by_step() -> None:
     for position, known in ((5, 10), (6, 11), (7, 12)):
         plan = decide(scheduler)
         assert shape(plan) == [(0, position, [known], [0, 1], 0, True)]
-            scheduler.settle(plan, answer(plan, known + 1))
+        scheduler.settle(plan, answer(plan, known + 1))
     plan = decide(scheduler)
     assert shape(plan) == [(0, 8, [13], [0, 1, 2], 1, True)]
     assert ends(scheduler.settle(plan, answer(plan, 14))) == [("a", [14], "length")]

@@ -1,0 +1,37 @@
+"""The last line of a benchmark: one JSON document, kept in benchmarks/results/ where asked to."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results" / "cpu.jsonl"
+LIBRARIES = ("torch", "transformers", "numpy")
+
+
+def publish(line: dict[str, Any], *, record: bool) -> None:
+    """Prints the line with what is needed to judge and repeat it; `record` appends it to the results as well."""
+    line |= {
+        "command": shlex.join(["python", "benchmarks/" + Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "machine": cpu_name(),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    if record:
+        with RESULTS.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+    print(json.dumps(line))
+
+
+def cpu_name() -> str:
+    """The processor as Linux names it, or its architecture elsewhere."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{len(names)} x {names[0]}" if names else platform.machine()

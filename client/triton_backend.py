@@ -1,0 +1,203 @@
+"""The Backend whose engines run in a Triton server, here or on another machine. Knows no HTTP and no tensors."""
+
+from __future__ import annotations
+
+import asyncio
+import calendar
+import contextlib
+import logging
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from ingot.client.backend import Health, ModelCard
+from ingot.client.grpc_async import AsyncClient
+from ingot.client.grpc_wire import ClientOptions
+from ingot.client.metrics import Metrics, Stopwatch, text_of
+from ingot.client.routes import Routes
+from ingot.client.stream_async import AsyncStream
+from ingot.errors import IngotError, RequestError, UnavailableError, UnknownModelError
+from ingot.runtime.calls import Description
+from ingot.runtime.messages import Stats
+from ingot.runtime.request import Chunk, GenerateRequest, Prompt
+
+LOOK_SECONDS = 1.0  # between two looks at every model
+ABORT_SECONDS = 1.0  # for aborted requests to end when the server stops
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TritonOptions:
+    address: str = "localhost:8001"  # gRPC
+    models: tuple[str, ...] = ()  # served names; empty: all that the server lists, which may need the admin key
+    routes: Path | None = None
+    start_timeout: float = 60.0  # seconds until the server must answer
+    client: ClientOptions = field(default_factory=lambda: ClientOptions(timeout=3600.0))
+
+
+class TritonBackend:
+    """See client.backend.Backend."""
+
+    def __init__(self, options: TritonOptions) -> None:
+        """Raises DeploymentError where the routes cannot be read."""
+        self._options = options
+        self._routes = Routes(options.routes)
+        self._client: AsyncClient | None = None
+        self._found: dict[str, Description | IngotError] = {}  # by name, as of the last look
+        self._metrics: dict[str, Metrics] = {}
+        self._flights: dict[str, AsyncStream] = {}
+        self._watch: asyncio.Task[None] | None = None
+        self._draining = False
+
+    async def start(self) -> None:
+        """Returns when every model answers. Raises what the last of them said where they do not in time."""
+        self._client = AsyncClient(self._options.address, self._options.client)
+        deadline = time.monotonic() + self._options.start_timeout
+        while True:
+            try:
+                await self._look()
+                break
+            except UnavailableError:
+                if time.monotonic() > deadline:
+                    await self.stop(0)
+                    raise
+                await asyncio.sleep(0.2)
+            except IngotError:
+                await self.stop(0)
+                raise
+        self._watch = asyncio.create_task(self._keep_looking(), name="triton models")
+
+    async def stop(self, drain_seconds: float) -> None:
+        self._draining = True
+        await self._wait_for_flights(drain_seconds)
+        for stream in self._flights.values():
+            stream.cancel()
+        await self._wait_for_flights(ABORT_SECONDS)
+        if self._watch is not None:
+            self._watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watch
+        if self._client is not None:
+            await self._client.close()
+
+    async def models(self) -> list[ModelCard]:
+        return [card_of(name, found) for name, found in self._found.items() if isinstance(found, Description)]
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+        model, version = self._admit(request.model)
+        if request.request_id in self._flights:
+            raise RequestError("A request with this id is running.", mend="Use an id once.", param="request_id")
+        # Of its own id: another front end may use the same one.
+        sent = msgspec.structs.replace(request, model=model, request_id=uuid.uuid4().hex)
+        stopwatch = Stopwatch(self._metrics_of(request.model))
+        stream = self._ready_client().open(sent, version=version)
+        self._flights[request.request_id] = stream
+        try:
+            async with stream:
+                stopwatch.queued()
+                async for chunk in stream:
+                    stopwatch.tokens(chunk.index, len(chunk.token_ids), chunk.finish_reason)
+                    yield chunk
+        finally:
+            del self._flights[request.request_id]
+
+    async def tokenize(self, model: str, prompt: Prompt) -> list[int]:
+        name, version = self._admit(model)
+        return await self._ready_client().tokenize(name, prompt, version=version)
+
+    async def detokenize(self, model: str, token_ids: list[int]) -> str:
+        name, version = self._admit(model)
+        return await self._ready_client().detokenize(name, token_ids, version=version)
+
+    async def health(self) -> Health:
+        """Of all models, as of the last look, at most some seconds ago."""
+        if self._draining:
+            return Health(ready=False, detail="stopping")
+        bad = {name: found for name, found in self._found.items() if isinstance(found, IngotError)}
+        if not self._found:
+            return Health(ready=False, detail="no model is loaded")
+        detail = "; ".join(f"{name}: {error.message}" for name, error in bad.items())
+        return Health(ready=not bad, detail=detail or "ready")
+
+    async def metrics(self) -> bytes:
+        return text_of(self._metrics.values())
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                await self._look()
+            except IngotError as error:
+                logger.warning("%s", error)
+
+    async def _look(self) -> None:
+        """Asks every name's engine what it is. Raises where one does not answer; what was found stands all the same."""
+        try:
+            names = [name for model in await self._served() for name in self._routes.names(model)]
+        except IngotError as error:
+            self._found = dict.fromkeys(self._found, error)
+            raise
+        found = dict(zip(names, await asyncio.gather(*(self._describe(name) for name in names)), strict=True))
+        self._found = found
+        for one in found.values():
+            if isinstance(one, IngotError):
+                raise one
+
+    async def _served(self) -> list[str]:
+        if self._options.models:
+            return list(self._options.models)
+        rows = await self._ready_client().models()
+        return sorted({row.name for row in rows if row.state})  # an empty state: never loaded
+
+    async def _describe(self, name: str) -> Description | IngotError:
+        try:
+            model, version = self._routes.resolve(name)
+            version = version if ":" in name else self._routes.main_version(name)
+            return await self._ready_client().describe(model, version=version)
+        except IngotError as error:
+            return error
+
+    def _admit(self, name: str) -> tuple[str, str]:
+        if self._draining:
+            raise UnavailableError("The server is stopping.", mend="Send the request to another, or again later.")
+        if name not in self._found:
+            known = ", ".join(self._found) or "none"
+            raise UnknownModelError(f"No model is called {name[:200]!r}.", mend=f"This server has: {known}.")
+        return self._routes.resolve(name)
+
+    def _metrics_of(self, name: str) -> Metrics:
+        def stats() -> Stats | None:
+            found = self._found.get(name)
+            return found.stats if isinstance(found, Description) else None
+
+        if name not in self._metrics:
+            self._metrics[name] = Metrics(name, stats)
+        return self._metrics[name]
+
+    def _ready_client(self) -> AsyncClient:
+        if self._client is None:
+            raise UnavailableError("The backend was not started.", mend="Call start() first.")
+        return self._client
+
+    async def _wait_for_flights(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while self._flights and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+
+
+def card_of(name: str, description: Description) -> ModelCard:
+    manifest = description.manifest
+    return ModelCard(
+        name=name,
+        created=calendar.timegm(time.strptime(manifest.built_at[:19], "%Y-%m-%dT%H:%M:%S")),
+        max_model_len=manifest.limits.max_model_len,
+        vocab_size=description.vocab_size,
+        target=manifest.target,
+        quant=str(manifest.recipe.get("quant", "none")),
+        fingerprint=description.fingerprint,
+    )

@@ -1,0 +1,63 @@
+"""Keeps a local Triton's models alive: probes each with a real call and loads again what has died.
+
+Triton never restarts a dead model process, and calls it ready all the while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+
+from ingot.client.grpc_async import AsyncClient
+from ingot.errors import DeadlineError, ExecutorDiedError, IngotError
+
+PROBE_EVERY = 1.0  # seconds
+PROBE_TIMEOUT = 10.0
+HUNG_AFTER = 6  # probes in a row without an answer until a model counts as hung
+
+logger = logging.getLogger(__name__)
+
+
+class Keeper:
+    """`await keeper.run()` until cancelled. The client needs the server's admin key."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+        self._silent: Counter[str] = Counter()
+        self.reloads: Counter[str] = Counter()
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(PROBE_EVERY)
+            try:
+                await self.look()
+            except IngotError as error:
+                logger.warning("%s", error)
+
+    async def look(self) -> None:
+        """Probes every loaded version once, and reloads what needs it."""
+        ready = [(row.name, row.version) for row in await self._client.models() if row.state == "READY"]
+        found = await asyncio.gather(*(self._dead(name, version) for name, version in ready))
+        for name in sorted({name for (name, _), dead in zip(ready, found, strict=True) if dead}):
+            await self.reload(name)
+
+    async def reload(self, model: str) -> None:
+        """Unload and load: the one way Triton starts a model's process again."""
+        logger.error("the process of %s died; loading it again", model)
+        self.reloads[model] += 1
+        self._silent.clear()
+        await self._client.unload(model)
+        await self._client.load(model)
+        logger.warning("%s is back", model)
+
+    async def _dead(self, model: str, version: str) -> bool:
+        try:
+            await self._client.describe(model, version=version, timeout=PROBE_TIMEOUT)
+        except ExecutorDiedError:
+            return True
+        except DeadlineError:
+            self._silent[f"{model}/{version}"] += 1
+            return self._silent[f"{model}/{version}"] >= HUNG_AFTER
+        self._silent.pop(f"{model}/{version}", None)
+        return False

@@ -1,0 +1,164 @@
+"""One tritonserver process on loopback ports: started under a guard, stopped for certain, its shared memory swept up.
+
+Knows the server's flags and its health routes; knows no models and no tensors.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from ingot.errors import UnavailableError
+from ingot.triton_home import TritonHome
+
+ADMIN_HEADER = "ingot-admin"
+# A load may bring files with it, which is remote code, and the others write to this machine: only who knows the key may.
+RESTRICTED = "model-repository,shared-memory,trace,logging"
+EXIT_SECONDS = 5  # how long the server waits for running requests when told to end
+
+
+def free_ports(count: int) -> tuple[int, ...]:
+    """Ports nobody listens on now, all different."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return tuple(int(probe.getsockname()[1]) for probe in probes)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerOptions:
+    host: str = "127.0.0.1"
+    http_port: int = 8000
+    grpc_port: int = 8001
+    metrics_port: int = 8002
+    admin_key: str = field(default_factory=lambda: secrets.token_urlsafe(16))  # loads, unloads and lists models
+    load_timeout: float = 1800.0  # seconds until a load that hangs is killed
+
+
+class TritonServer:
+    """`with TritonServer(home, repository) as server:` yields a live server with every loadable model loaded."""
+
+    def __init__(
+        self, home: TritonHome, repository: Path, options: ServerOptions | None = None, *, log: IO[bytes] | None = None
+    ) -> None:
+        self.options = options or ServerOptions()
+        self._home = home
+        self.repository = repository
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+        self.region = f"ingot_{os.getpid()}_{secrets.token_hex(4)}_"
+
+    @property
+    def grpc_address(self) -> str:
+        return f"{self.options.host}:{self.options.grpc_port}"
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    def start(self) -> None:
+        """Returns when the server is live. Raises DependencyError where there is no Triton, UnavailableError where it
+        ends or hangs on the way; a server that hangs is killed."""
+        self._home.check()
+        self._process = subprocess.Popen(
+            self.command(),
+            env=self._home.environment(),
+            stdout=self._log,
+            stderr=subprocess.STDOUT if self._log else None,
+            start_new_session=True,
+        )
+        try:
+            self._wait(self._process)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + self.options.load_timeout
+        while not self.live():
+            code = process.poll()
+            if code is not None or time.monotonic() > deadline:
+                how = f"ended with status {code}" if code is not None else "was not live in time and was killed"
+                raise UnavailableError(
+                    f"tritonserver {how}.", mend="Its log above says why; a port in use is the usual reason."
+                )
+            time.sleep(0.05)
+
+    def command(self) -> list[str]:
+        options = self.options
+        flags = {
+            "model-repository": self.repository,
+            "backend-directory": self._home.backends,
+            "model-control-mode": "explicit",
+            "load-model": "*",
+            "exit-on-error": "false",  # one broken model must not take the others down
+            "strict-readiness": "false",
+            "exit-timeout-secs": EXIT_SECONDS,
+            "http-address": options.host,
+            "http-port": options.http_port,
+            "grpc-address": options.host,
+            "grpc-port": options.grpc_port,
+            "metrics-address": options.host,
+            "metrics-port": options.metrics_port,
+            "http-restricted-api": f"{RESTRICTED}:{ADMIN_HEADER}={options.admin_key}",
+            "grpc-restricted-protocol": f"{RESTRICTED}:{ADMIN_HEADER}={options.admin_key}",
+            "backend-config": f"python,shm-region-prefix-name={self.region}",
+        }
+        switches = ["--disable-auto-complete-config"]
+        return [str(self._home.binary), *switches, *(f"--{name}={value}" for name, value in flags.items())]
+
+    def live(self) -> bool:
+        connection = http.client.HTTPConnection(self.options.host, self.options.http_port, timeout=2)
+        try:
+            connection.request("GET", "/v2/health/live")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def metrics(self) -> str:
+        """Triton's own metrics and the models', as Prometheus text."""
+        url = f"http://{self.options.host}:{self.options.metrics_port}/metrics"
+        with urllib.request.urlopen(url, timeout=5) as reply:
+            return str(reply.read().decode())
+
+    def stop(self) -> None:
+        """Asks, waits, kills; whatever happened, no process and no shared memory of this server is left."""
+        process = self._process
+        if process is None:
+            return
+        with suppress(ProcessLookupError):
+            process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=EXIT_SECONDS + 2)
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        self._process = None
+        for path in Path("/dev/shm").glob(f"{self.region}*"):
+            path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()

@@ -1,0 +1,160 @@
+"""Launches paged attention: picks the CUDA C++ or the Triton decode kernel, the number of KV splits, and the tiles.
+
+The CUDA engine keeps its cache as (2, P, K, B, D): a page's tokens of one head lie together, so that one page-table
+entry serves a whole tile of contiguous rows.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import triton
+from torch import Tensor
+
+from ingot.plugins.attention import kernels
+from ingot.plugins.attention.tiles import prefill_rows
+from ingot.plugins.cubin import kernel
+from ingot.plugins.overlap import overlap
+
+SOURCE = Path(__file__).with_name("decode.cu")
+LOG2_E = math.log2(math.e)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paged:
+    """What decode and prefill both ask: the cache of one layer, where its pages are, and how to scale."""
+
+    cache: Tensor  # (2, P, K, B, D)
+    page_table: Tensor  # (rows, pages) int32
+    rows: Tensor | None  # (S,) int32: each sequence's row of page_table; None: in order
+    lengths: Tensor  # (S,) int32 context lengths; 0: padding, nothing is computed
+    window: int = 0
+    scale: float | None = None  # of the scores; None: 1 / sqrt(D)
+    kv_scales: tuple[float, float] = (1.0, 1.0)
+
+    @property
+    def score_scale(self) -> float:
+        """Of the raw product, in base 2."""
+        dim = self.cache.shape[-1]
+        return (dim**-0.5 if self.scale is None else self.scale) * LOG2_E * self.kv_scales[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workspace:
+    """Partial results of split decode attention. `counters` are zero between launches."""
+
+    partial: Tensor  # float32
+    counters: Tensor  # int32
+
+    @classmethod
+    def allocate(cls, max_seqs: int, num_heads: int, dim: int, device: torch.device) -> Workspace:
+        size = max(max_seqs, 1024) * num_heads * (dim + 2) * 2
+        counters = torch.zeros(max_seqs * num_heads, dtype=torch.int32, device=device)
+        return cls(partial=torch.empty(size, dtype=torch.float32, device=device), counters=counters)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeChoice:
+    """How a decode launch is cut. warps and sub: see decode.cu."""
+
+    splits: int
+    warps: int = 4
+    sub: int = 1
+    cuda: bool = True
+    tile: int = field(default=32, kw_only=True)  # Triton's
+
+
+def choose_decode(
+    num_seqs: int, num_kv_heads: int, group: int, dim: int, dtype: torch.dtype, max_length: int
+) -> DecodeChoice:
+    """Enough blocks to fill the machine, none shorter than 256 tokens of the longest context."""
+    cuda = dim in (64, 128) and group <= 8 and dtype in (torch.bfloat16, torch.float8_e4m3fn)
+    blocks = num_seqs * num_kv_heads
+    wide = dtype == torch.bfloat16
+    splits = max(1, min(132 * 2 // blocks, max_length // 256, 32))
+    if blocks >= 512:  # enough blocks: few warps each, so that none idles at a sequence's end
+        return DecodeChoice(splits=1, cuda=cuda, warps=2 if wide or blocks >= 1024 else 8, sub=2 if wide else 1)
+    return DecodeChoice(splits=splits, cuda=cuda, warps=8, sub=1)
+
+
+def decode(q: Tensor, paged: Paged, out: Tensor, work: Workspace, choice: DecodeChoice) -> None:
+    """q, out (S, H, D): one query token per sequence over its context, which already holds that token."""
+    num_seqs, num_heads, dim = q.shape
+    num_kv_heads, page = paged.cache.shape[2:4]
+    group = num_heads // num_kv_heads
+    grid = (choice.splits, num_kv_heads, num_seqs)
+    if choice.cuda and q.dtype == torch.bfloat16:
+        fp8 = paged.cache.dtype == torch.float8_e4m3fn
+        defines = {
+            "HEAD_DIM": dim,
+            "GROUP": group,
+            "PAGE": page,
+            "KV_FP8": int(fp8),
+            "WARPS": choice.warps,
+            "SUB": choice.sub,
+        }
+        kernel(SOURCE, "paged_decode", defines).launch(
+            grid, 32 * choice.warps,
+            [out, q, paged.cache, paged.page_table, paged.rows, paged.lengths, work.partial, work.counters,
+             ctypes.c_longlong(paged.cache.stride(0) * paged.cache.element_size()), ctypes.c_int(paged.page_table.stride(0)),
+             ctypes.c_int(paged.window), ctypes.c_float(paged.score_scale), ctypes.c_float(paged.kv_scales[1])],
+            overlap=overlap(num_seqs),
+        )  # fmt: skip
+        return
+    padded = triton.next_power_of_2(dim)
+    kernels.decode_kernel[grid](
+        q, paged.cache, paged.page_table, paged.lengths if paged.rows is None else paged.rows, paged.lengths, out, work.partial,
+        paged.score_scale, paged.kv_scales[1], paged.cache.stride(0), paged.page_table.stride(0), num_kv_heads, choice.splits,
+        WINDOW=paged.window, HAS_ROWS=paged.rows is not None, G=group, GP=max(16, triton.next_power_of_2(group)), D=dim, DP=padded,
+        PAGE=page, TILE=choice.tile, num_warps=2, num_stages=3, PDL=overlap(q.shape[0]), launch_pdl=overlap(q.shape[0]),
+    )  # fmt: skip
+    if choice.splits > 1:
+        kernels.combine_kernel[(num_heads, num_seqs)](
+            work.partial, paged.lengths, out, paged.kv_scales[1], num_kv_heads, choice.splits, G=group, D=dim, DP=padded,
+            SP=triton.next_power_of_2(choice.splits), num_warps=4, PDL=overlap(q.shape[0]), launch_pdl=overlap(q.shape[0]),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiles:
+    """Which query tokens each prefill program takes; the longest contexts first, so that none is left to the end."""
+
+    seqs: Tensor  # (tiles,) int32
+    starts: Tensor  # (tiles,) int32, within the sequence's slice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillChoice:
+    """A prefill program's keys at a time, warps and pipeline stages."""
+
+    keys: int
+    warps: int
+    stages: int
+
+
+def choose_prefill(dim: int, kv_dtype: torch.dtype) -> PrefillChoice:
+    """Measured on an H200 at head dim 128."""
+    if dim > 128:
+        return PrefillChoice(keys=32, warps=8, stages=2)
+    if kv_dtype.itemsize == 1:
+        return PrefillChoice(keys=64, warps=4, stages=3)
+    return PrefillChoice(keys=128, warps=8, stages=2) if dim == 128 else PrefillChoice(keys=64, warps=4, stages=2)
+
+
+def prefill(
+    q: Tensor, paged: Paged, query_starts: Tensor, tiles: Tiles, out: Tensor, choice: PrefillChoice | None = None
+) -> None:
+    """q, out (T, H, D), ragged by query_starts (S + 1,); causal over the whole context, prefix included."""
+    _, num_heads, dim = q.shape
+    num_kv_heads, page = paged.cache.shape[2:4]
+    group, choice = num_heads // num_kv_heads, choice or choose_prefill(dim, paged.cache.dtype)
+    kernels.prefill_kernel[(tiles.seqs.shape[0], num_kv_heads)](
+        q, paged.cache, paged.page_table, paged.lengths if paged.rows is None else paged.rows, query_starts, paged.lengths, tiles.seqs,
+        tiles.starts, out, paged.score_scale, paged.kv_scales[1], paged.cache.stride(0), paged.page_table.stride(0), num_kv_heads,
+        WINDOW=paged.window, HAS_ROWS=paged.rows is not None, G=group, D=dim, DP=triton.next_power_of_2(dim), PAGE=page,
+        BM=prefill_rows(group, dim), BN=choice.keys, num_warps=choice.warps, num_stages=choice.stages, PDL=overlap(q.shape[0]), launch_pdl=overlap(q.shape[0]),
+    )  # fmt: skip

@@ -1,0 +1,185 @@
+"""CUDA C++ kernels without a build system: nvcc or NVRTC makes a cubin once, the driver loads it, ctypes launches it.
+
+Knows sources, macros and the disk cache (`INGOT_KERNELS`, else ~/.cache/ingot/kernels); knows nothing of what a kernel
+computes. A cache that holds the cubin needs no compiler: an engine folder carries one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import glob
+import hashlib
+import os
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from ingot.errors import DependencyError
+
+Argument = torch.Tensor | ctypes.c_int | ctypes.c_longlong | ctypes.c_float | None
+PROGRAMMATIC_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+
+
+class LaunchAttribute(ctypes.Structure):
+    """CUlaunchAttribute: an id, then a 64-byte union of which only the first int is used here."""
+
+    _fields_ = (("id", ctypes.c_int), ("pad", ctypes.c_int), ("value", ctypes.c_int * 16))
+
+
+class LaunchConfig(ctypes.Structure):
+    """CUlaunchConfig of cuda.h."""
+
+    _fields_ = (
+        ("grid", ctypes.c_uint * 3),
+        ("block", ctypes.c_uint * 3),
+        ("shared", ctypes.c_uint),
+        ("stream", ctypes.c_void_p),
+        ("attributes", ctypes.POINTER(LaunchAttribute)),
+        ("num_attributes", ctypes.c_uint),
+    )
+
+
+class CudaKernel:
+    """One compiled entry point. `launch` is asynchronous, on torch's current stream, and may be captured in a graph."""
+
+    def __init__(self, cubin: bytes, name: str) -> None:
+        torch.cuda.current_stream()  # the primary context must exist before the driver loads into it
+        self._cubin, self._module, self._function = cubin, ctypes.c_void_p(), ctypes.c_void_p()
+        check(driver().cuModuleLoadData(ctypes.byref(self._module), cubin), f"load {name}")
+        check(driver().cuModuleGetFunction(ctypes.byref(self._function), self._module, name.encode()), f"find {name}")
+
+    def launch(self, grid: tuple[int, int, int], threads: int, args: list[Argument], *, overlap: bool = False) -> None:
+        """Tensors pass as pointers, None as a null pointer. With `overlap` it may start
+        before its predecessor has ended, for which it waits itself: see overlap.py."""
+        values = [
+            ctypes.c_void_p(arg.data_ptr())
+            if isinstance(arg, torch.Tensor)
+            else ctypes.c_void_p()
+            if arg is None
+            else arg
+            for arg in args
+        ]
+        pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+        attribute = LaunchAttribute(id=PROGRAMMATIC_SERIALIZATION)
+        attribute.value[0] = 1
+        config = LaunchConfig(
+            grid=grid,
+            block=(threads, 1, 1),
+            stream=torch.cuda.current_stream().cuda_stream,
+            attributes=ctypes.pointer(attribute),
+            num_attributes=int(overlap),
+        )
+        check(driver().cuLaunchKernelEx(ctypes.byref(config), self._function, pointers, None), "launch")
+
+
+@cache
+def driver() -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL("libcuda.so.1")
+    except OSError as missing:
+        raise DependencyError("No NVIDIA driver (libcuda.so.1) was found.", mend="Use TARGET=cpu here.") from missing
+
+
+def check(status: int, doing: str) -> None:
+    if status:
+        text = ctypes.c_char_p()
+        driver().cuGetErrorString(status, ctypes.byref(text))
+        raise RuntimeError(f"CUDA driver, {doing}: {(text.value or b'?').decode()} ({status})")
+
+
+def architecture() -> str:
+    """The current device's target, as nvcc writes it: sm_90a."""
+    major, minor = torch.cuda.get_device_capability()
+    return f"sm_{major}{minor}" + ("a" if major >= 9 else "")
+
+
+def kernel(source: Path, name: str, defines: Mapping[str, int]) -> CudaKernel:
+    """The kernel `name` of a .cu file under these macros, compiled for the current device unless the cache has it."""
+    return _kernel(source, name, tuple(sorted(defines.items())), architecture())
+
+
+@cache
+def _kernel(source: Path, name: str, defines: tuple[tuple[str, int], ...], arch: str) -> CudaKernel:
+    return CudaKernel(cubin_of(source, dict(defines), arch), name)
+
+
+def cubin_of(source: Path, defines: Mapping[str, int], arch: str) -> bytes:
+    text = source.read_bytes()
+    options = [f"-D{key}={value}" for key, value in sorted(defines.items())]
+    digest = hashlib.sha256(text + repr((options, arch)).encode()).hexdigest()[:24]
+    path = cache_folder() / f"{source.stem}-{arch}-{digest}.cubin"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cubin = (
+            with_nvcc(source, options, arch) if shutil.which("nvcc") else with_nvrtc(text, source.name, options, arch)
+        )
+        partial = path.with_suffix(f".{os.getpid()}")
+        partial.write_bytes(cubin)
+        partial.replace(path)
+    return path.read_bytes()
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("INGOT_KERNELS", "~/.cache/ingot/kernels")).expanduser()
+
+
+def with_nvcc(source: Path, options: list[str], arch: str) -> bytes:
+    virtual = arch.replace("sm_", "compute_")
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "kernel.cubin"
+        command = [
+            "nvcc",
+            "-cubin",
+            "-std=c++17",
+            f"-gencode=arch={virtual},code={arch}",
+            *options,
+            str(source),
+            "-o",
+            str(out),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"nvcc could not compile {source.name}:\n{done.stderr}")
+        return out.read_bytes()
+
+
+def with_nvrtc(text: bytes, name: str, options: list[str], arch: str) -> bytes:
+    """Compiles with the NVRTC that comes with every CUDA build of torch: no toolkit needed."""
+    nvrtc, program = load_nvrtc(), ctypes.c_void_p()
+    nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, name.encode(), 0, None, None)
+    flags = [option.encode() for option in [f"--gpu-architecture={arch}", "--std=c++17", *options]]
+    status = nvrtc.nvrtcCompileProgram(program, len(flags), (ctypes.c_char_p * len(flags))(*flags))
+    size = ctypes.c_size_t()
+    if status:
+        nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+        log = ctypes.create_string_buffer(size.value)
+        nvrtc.nvrtcGetProgramLog(program, log)
+        raise RuntimeError(f"NVRTC could not compile {name}:\n{log.value.decode()}")
+    nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size))
+    cubin = ctypes.create_string_buffer(size.value)
+    nvrtc.nvrtcGetCUBIN(program, cubin)
+    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+    return cubin.raw
+
+
+def load_nvrtc() -> ctypes.CDLL:
+    site = sysconfig.get_paths()["purelib"]
+    names = [
+        "libnvrtc.so.13",
+        "libnvrtc.so.12",
+        *sorted(glob.glob(f"{site}/nvidia/*/lib/libnvrtc.so.1?"), reverse=True),
+    ]
+    for name in names:
+        with contextlib.suppress(OSError):
+            return ctypes.CDLL(name)
+    raise DependencyError(
+        "Neither nvcc nor NVRTC was found, and the kernel cache lacks a kernel.",
+        mend="Install a CUDA build of torch (it brings NVRTC), or build the engine on a machine that has one.",
+    )

@@ -1,0 +1,186 @@
+"""The decoder's vocabulary as fused CUDA and Triton kernels. Knows batches of tokens; knows no requests and no files.
+
+What fuses: residual add + norm + rounding for the next linear; split + q/k norm + rotation + KV write; silu * up +
+rounding for the down projection. A step's extra facts, for attention, travel in `CudaBatch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ingot.errors import UnsupportedModelError
+from ingot.network.config import ModelConfig
+from ingot.network.ops import Batch
+from ingot.network.rope import inverse_frequencies
+from ingot.network.weights import Scheme, Weight
+from ingot.plugins.attention.launch import (
+    DecodeChoice,
+    Paged,
+    Tiles,
+    Workspace,
+    decode,
+    prefill,
+)
+from ingot.plugins.attention.tiles import plan_tiles, prefill_rows
+from ingot.plugins.linear.launch import Choices, run_linear
+from ingot.plugins.linear.reference import dequantize
+from ingot.plugins.quantize.launch import MODES, Quantized, quantize_rows
+from ingot.plugins.rms_norm.launch import rms_norm
+from ingot.plugins.rope.launch import rope_and_write, rope_table
+from ingot.plugins.silu_mul.launch import silu_mul
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CudaBatch(Batch[Tensor]):
+    """A batch whose first `num_decodes` sequences have one token each; the rest are prompts, covered by `tiles`."""
+
+    rows: Tensor | None = None  # (S,) int32: each sequence's row of page_table; None: in order
+    num_decodes: int = 0
+    decode_choice: DecodeChoice | None = None
+    tiles: Tiles | None = None
+    all_rows: bool = False  # logit_rows is every row, in order
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gated:
+    """silu_mul not computed yet: the linear that reads it knows how to round it."""
+
+    gate_up: Tensor
+
+
+class CudaOps:
+    """Ops over canonical weights on one GPU. `caches` holds one (2, P, K, B, D) per layer, extended in place."""
+
+    def __init__(
+        self, config: ModelConfig, weights: Mapping[str, Weight[Tensor]], caches: list[Tensor], *, dtype: torch.dtype,
+        choices: Choices | None = None, max_seqs: int = 1024, max_position: int | None = None,
+    ) -> None:  # fmt: skip
+        self.caches = caches
+        self.choices = choices or Choices(tuned={})
+        self._config, self._dtype = config, dtype
+        device = weights["embed"].data.device
+        self._weights = {
+            name: usable(weight, dtype) for name, weight in weights.items() if not name.endswith("kv_scale")
+        }
+        if config.tie_embeddings:
+            self._weights["lm_head"] = self._weights["embed"]
+        self._kv_scales = [kv_scales(weights.get(f"layers.{layer}.kv_scale")) for layer in range(config.num_layers)]
+        self._table = rope_table(inverse_frequencies(config), max_position or config.max_position, device)
+        self._work = Workspace.allocate(max_seqs, config.num_heads, config.head_dim, device)
+        self._readers = readers(config, self._weights)
+
+    def embedding(self, name: str, token_ids: Tensor) -> Tensor:
+        return functional.embedding(token_ids, self._weights[name].data)
+
+    def rms_norm(self, name: str, x: Tensor) -> Tensor | Quantized:
+        return rms_norm(x, None, self._weights[name].data, self._config.rms_norm_eps, self._readers.get(name))
+
+    def add_rms_norm(self, name: str, x: Tensor, residual: Tensor) -> tuple[Tensor | Quantized, Tensor]:
+        out = rms_norm(x, residual, self._weights[name].data, self._config.rms_norm_eps, self._readers.get(name))
+        return out, residual
+
+    def linear(self, name: str, x: Tensor | Quantized | Gated) -> Tensor:
+        weight = self._weights[name]
+        if isinstance(x, Gated):
+            x = silu_mul(x.gate_up, weight)
+        elif isinstance(x, Tensor) and needs_ending(weight) and name.endswith(".o"):
+            x = quantize_rows(x, weight)
+        n = weight.data.shape[0]
+        rows, k = (x.values if isinstance(x, Quantized) else x).shape
+        return run_linear(x, weight, self.choices.pick(weight.scheme, n, k, rows), out_dtype=self._dtype)
+
+    def rope(self, layer: int, qkv: Tensor, batch: Batch[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        config, norms = self._config, None
+        if config.qk_norm:
+            norms = self._weights[f"layers.{layer}.q_norm"].data, self._weights[f"layers.{layer}.k_norm"].data
+        q = rope_and_write(
+            qkv, batch.positions, batch.slots, self._table, self.caches[layer], num_heads=config.num_heads, norms=norms,
+            eps=config.rms_norm_eps, kv_scales=self._kv_scales[layer],
+        )  # fmt: skip
+        return q, qkv, qkv  # k and v are in the cache already
+
+    def attention(self, layer: int, q: Tensor, k: Tensor, v: Tensor, batch: Batch[Tensor]) -> Tensor:
+        step = batch if isinstance(batch, CudaBatch) else classified(batch, self._config, self.caches[0])
+        out = torch.empty_like(q)
+        paged = Paged(
+            cache=self.caches[layer], page_table=step.page_table, rows=step.rows, lengths=step.kv_lengths,
+            window=self._config.windows[layer], kv_scales=self._kv_scales[layer],
+        )  # fmt: skip
+        if step.num_decodes:
+            assert step.decode_choice is not None
+            n = step.num_decodes
+            decode(q[:n], paged, out[:n], self._work, step.decode_choice)
+        if step.tiles is not None:
+            prefill(q, paged, step.query_starts, step.tiles, out)
+        return out.flatten(1)
+
+    def silu_mul(self, gate_up: Tensor) -> Gated:
+        return Gated(gate_up=gate_up)
+
+    def logits(self, name: str, x: Tensor, batch: Batch[Tensor]) -> Tensor:
+        if not (isinstance(batch, CudaBatch) and batch.all_rows):
+            x = x[batch.logit_rows]
+        weight = self._weights[name]
+        n, k = weight.data.shape
+        out_dtype = torch.float32 if x.dtype != torch.float16 else torch.float16
+        return run_linear(x, weight, self.choices.pick(weight.scheme, n, k, x.shape[0]), out_dtype=out_dtype).float()
+
+
+def needs_ending(weight: Weight[Tensor]) -> bool:
+    return weight.scheme in MODES or weight.pre_scale is not None
+
+
+def usable(weight: Weight[Tensor], dtype: torch.dtype) -> Weight[Tensor]:
+    """Floats in the compute dtype, scales in float32; NVFP4, which Hopper cannot multiply, as floats."""
+    if weight.scheme is Scheme.NVFP4:
+        return replace(weight, scheme=Scheme.NONE, data=dequantize(weight).to(dtype), weight_scale=None, weight_scale_2=None,
+                       bias=None if weight.bias is None else weight.bias.to(dtype))  # fmt: skip
+    floats: dict[str, Any] = {"data": weight.data.to(dtype)} if weight.scheme is Scheme.NONE else {}
+    if weight.bias is not None:
+        floats["bias"] = weight.bias.to(dtype)
+    for part in ("weight_scale", "input_scale", "pre_scale"):
+        if (tensor := getattr(weight, part)) is not None:
+            floats[part] = tensor.float().reshape(1) if part == "input_scale" else tensor.float().contiguous()
+    return replace(weight, **floats)
+
+
+def readers(config: ModelConfig, weights: Mapping[str, Weight[Tensor]]) -> dict[str, Weight[Tensor]]:
+    """The linear that reads each norm's output."""
+    pairs = {"input_norm": "qkv", "post_norm": "gate_up"}
+    return {
+        f"layers.{layer}.{norm}": weights[f"layers.{layer}.{linear}"]
+        for layer in range(config.num_layers)
+        for norm, linear in pairs.items()
+    }
+
+
+def kv_scales(weight: Weight[Tensor] | None) -> tuple[float, float]:
+    if weight is None:
+        return 1.0, 1.0
+    key, value = weight.data.float().tolist()
+    return key, value
+
+
+def check_supported(config: ModelConfig) -> None:
+    """Raises UnsupportedModelError for a head dim that the attention kernels do not take."""
+    if config.head_dim not in (32, 64, 96, 128, 256):
+        raise UnsupportedModelError(
+            f"The CUDA kernels take head dims 32, 64, 96, 128 and 256; this model has {config.head_dim}.",
+            mend="Build with TARGET=cpu.",
+        )
+
+
+def classified(batch: Batch[Tensor], config: ModelConfig, cache: Tensor) -> CudaBatch:
+    """Any batch as a CudaBatch: everything as prompts. Waits for the GPU; programs build theirs from the plan instead."""
+    counts = batch.query_starts.diff().tolist()
+    group = config.num_heads // config.num_kv_heads
+    pairs = plan_tiles(counts, prefill_rows(group, config.head_dim) // group)
+    seqs, starts = (torch.tensor(column, dtype=torch.int32, device=cache.device) for column in zip(*pairs, strict=True))
+    fields = {name: getattr(batch, name) for name in Batch.__dataclass_fields__}
+    return CudaBatch(**fields, tiles=Tiles(seqs=seqs, starts=starts))

@@ -1,0 +1,171 @@
+"""Runs a linear by its weight's scheme and row count: cuBLASLt, the skinny CUDA kernel, or a Triton GEMM.
+
+Weights stay as the engine stores them, (N, K) row-major: every path reads that layout.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import triton
+from torch import Tensor
+from torch.nn import functional
+
+from ingot.network.weights import INT4_GROUP, Scheme, Weight
+from ingot.plugins.cubin import kernel
+from ingot.plugins.linear import kernels
+from ingot.plugins.overlap import overlap
+from ingot.plugins.quantize.launch import Quantized
+
+SOURCE = Path(__file__).with_name("skinny.cu")
+INT4_SOURCE = Path(__file__).with_name("skinny_int4.cu")
+KINDS = {torch.bfloat16: 0, torch.float8_e4m3fn: 1, torch.int8: 2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Library:
+    """cuBLASLt through torch. Not for int8 and int4."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skinny:
+    """skinny.cu and skinny_int4.cu, for at most 64 rows of x: `rows` 16-row weight tiles a warp, `warps` a block, of which
+    `tiles` side by side (not for int4) and warps / tiles share out K."""
+
+    rows: int = 1
+    warps: int = 8
+    x_ahead: bool = True
+    tiles: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiled:
+    """A Triton GEMM with this tile; bk is fixed to the group for int4."""
+
+    bm: int = 128
+    bn: int = 128
+    bk: int = 64
+    group: int = 8
+    warps: int = 8
+    stages: int = 3
+
+
+Choice = Library | Skinny | Tiled
+BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+
+
+def bucket_of(num_rows: int) -> int:
+    return next((size for size in BUCKETS if num_rows <= size), BUCKETS[-1])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """What the tuner found fastest, by scheme, (N, K) and row bucket; a sound guess where it found nothing."""
+
+    tuned: Mapping[tuple[str, int, int, int], Choice]
+
+    def pick(self, scheme: Scheme, n: int, k: int, num_rows: int) -> Choice:
+        bucket = bucket_of(num_rows)
+        return self.tuned.get((scheme.value, n, k, bucket)) or guess(scheme, n, k, bucket)
+
+
+def guess(scheme: Scheme, n: int, k: int, bucket: int) -> Choice:
+    if scheme is Scheme.INT4 and bucket <= 64:
+        return Skinny(rows=2 if n >= 16_384 else 1)
+    if scheme is Scheme.INT4:
+        bm = min(max(bucket, 16), 64)
+        return Tiled(bm=bm, bn=64 if bucket <= 64 else 128, bk=INT4_GROUP, warps=4, stages=4)
+    if bucket <= 16 and skinny_fits(scheme, k):
+        return guess_skinny(scheme, n, k, bucket)
+    if scheme is Scheme.INT8:
+        return Tiled(bm=min(max(bucket, 16), 128), bn=128, bk=128, warps=8 if bucket > 64 else 4)
+    return Library()
+
+
+def guess_skinny(scheme: Scheme, n: int, k: int, bucket: int) -> Choice:
+    """Measured on an H200 at Llama-3.1-8B's shapes."""
+    if scheme is Scheme.NONE and n >= 16_384 and bucket > 1:
+        return Library()
+    if bucket <= 8:
+        return Skinny(warps=16 if scheme is not Scheme.FP8 or k > 8192 else 8)
+    return Skinny(warps=4 if scheme is Scheme.FP8 and n > 4096 else 8)
+
+
+def skinny_fits(scheme: Scheme, k: int) -> bool:
+    return scheme in (Scheme.NONE, Scheme.FP8, Scheme.INT8) and k * (2 if scheme is Scheme.NONE else 1) % 128 == 0
+
+
+def run_linear(x: Tensor | Quantized, weight: Weight[Tensor], choice: Choice, *, out_dtype: torch.dtype) -> Tensor:
+    """(T, K), rounded already where the scheme rounds -> (T, N) in out_dtype, bias added."""
+    values, scales = (x.values, x.scales) if isinstance(x, Quantized) else (x, None)
+    if isinstance(choice, Skinny) and weight.scheme is Scheme.INT4 and values.dtype == torch.bfloat16:
+        return skinny_int4(values, weight, choice)
+    if isinstance(choice, Skinny) and values.dtype in KINDS:
+        return skinny(values, scales, weight, choice, out_dtype)
+    if isinstance(choice, Tiled):
+        return tiled(values, scales, weight, choice, out_dtype)
+    return library(values, scales, weight, out_dtype)
+
+
+def library(x: Tensor, scales: Tensor | None, weight: Weight[Tensor], out_dtype: torch.dtype) -> Tensor:
+    if weight.scheme is Scheme.FP8:
+        assert scales is not None
+        assert weight.weight_scale is not None
+        return torch._scaled_mm(
+            x, weight.data.t(), scale_a=scales.unsqueeze(1), scale_b=weight.weight_scale.unsqueeze(0), bias=weight.bias,
+            out_dtype=out_dtype, use_fast_accum=True,
+        )  # fmt: skip
+    if out_dtype != x.dtype:
+        return torch.mm(x, weight.data.t(), out_dtype=out_dtype)
+    return functional.linear(x, weight.data, weight.bias)
+
+
+def skinny(x: Tensor, scales: Tensor | None, weight: Weight[Tensor], choice: Skinny, out_dtype: torch.dtype) -> Tensor:
+    num_rows, (n, k) = x.shape[0], weight.data.shape
+    out = torch.empty(num_rows, n, dtype=out_dtype, device=x.device)
+    cols = next(size for size in (1, 2, 4, 8) if num_rows <= 8 * size)
+    defines = {"KIND": KINDS[x.dtype], "ROWS": choice.rows, "COLS": cols, "WARPS": choice.warps, "X_AHEAD": int(choice.x_ahead),
+               "TILES": choice.tiles,
+               "OUT_F32": int(out_dtype == torch.float32)}  # fmt: skip
+    kernel(SOURCE, "skinny", defines).launch(
+        (triton.cdiv(n, 16 * choice.rows * choice.tiles), 1, 1), 32 * choice.warps,
+        [out, x, weight.data, scales, weight.weight_scale, weight.bias, ctypes.c_int(num_rows), ctypes.c_int(n),
+         ctypes.c_int(k * x.element_size())],
+        overlap=overlap(num_rows),
+    )  # fmt: skip
+    return out
+
+
+def skinny_int4(x: Tensor, weight: Weight[Tensor], choice: Skinny) -> Tensor:
+    (num_rows, k), n = x.shape, weight.data.shape[0]
+    out = torch.empty(num_rows, n, dtype=x.dtype, device=x.device)
+    cols = next(size for size in (1, 2, 4, 8) if num_rows <= 8 * size)
+    kernel(INT4_SOURCE, "skinny_int4", {"ROWS": choice.rows, "COLS": cols, "WARPS": choice.warps}).launch(
+        (triton.cdiv(n, 16 * choice.rows), 1, 1), 32 * choice.warps,
+        [out, x, weight.data, weight.weight_scale, weight.bias, ctypes.c_int(num_rows), ctypes.c_int(n), ctypes.c_int(k)],
+        overlap=overlap(num_rows),
+    )  # fmt: skip
+    return out
+
+
+def tiled(x: Tensor, scales: Tensor | None, weight: Weight[Tensor], choice: Tiled, out_dtype: torch.dtype) -> Tensor:
+    num_rows, n = x.shape[0], weight.data.shape[0]
+    out = torch.empty(num_rows, n, dtype=out_dtype, device=x.device)
+    grid = (triton.cdiv(num_rows, choice.bm) * triton.cdiv(n, choice.bn),)
+    bias = x if weight.bias is None else weight.bias
+    if weight.scheme is Scheme.INT4:
+        kernels.int4_gemm_kernel[grid](
+            x, weight.data, weight.weight_scale, bias, out, num_rows, n, x.shape[1], BIAS=weight.bias is not None, BM=choice.bm,
+            BN=choice.bn, GROUP_K=INT4_GROUP, GROUP=choice.group, num_warps=choice.warps, num_stages=choice.stages, PDL=overlap(num_rows), launch_pdl=overlap(num_rows),
+        )  # fmt: skip
+        return out
+    kernels.scaled_gemm_kernel[grid](
+        x, weight.data, scales, weight.weight_scale, bias, out, num_rows, n, x.shape[1], SCALED=scales is not None,
+        BIAS=weight.bias is not None, BM=choice.bm, BN=choice.bn, BK=choice.bk, GROUP=choice.group, num_warps=choice.warps,
+        num_stages=choice.stages, PDL=overlap(num_rows), launch_pdl=overlap(num_rows),
+    )  # fmt: skip
+    return out

@@ -1,0 +1,97 @@
+"""Finds the fastest way to run each of a model's linears at each row count, on the GPU at hand. Part of a build.
+
+Every layer's weights are taken in turn, so that none is read from the L2; a CUDA graph leaves launch gaps out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ingot.errors import EngineError
+from ingot.network.weights import LINEARS, Scheme, Weight
+from ingot.plugins.linear.launch import Choice, Choices, Library, Skinny, Tiled, guess, run_linear, skinny_fits
+from ingot.plugins.quantize.launch import Quantized, quantize_rows
+
+KINDS: dict[str, type[Choice]] = {"library": Library, "skinny": Skinny, "tiled": Tiled}
+REPEATS = 5
+
+
+def tune(weights: Mapping[str, Weight[Tensor]], rows: Iterable[int], dtype: torch.dtype, *, layers: int = 8) -> Choices:
+    """Choices for the model's linears at these row buckets (see launch.BUCKETS)."""
+    tuned: dict[tuple[str, int, int, int], Choice] = {}
+    for kind in LINEARS:
+        same = [weights[f"layers.{layer}.{kind}"] for layer in range(layers) if f"layers.{layer}.{kind}" in weights]
+        n, k = same[0].data.shape
+        k *= 2 if same[0].scheme is Scheme.INT4 else 1
+        for bucket in rows:
+            x: Tensor | Quantized = torch.randn(bucket, k, device=same[0].data.device, dtype=dtype)
+            if same[0].scheme in (Scheme.FP8, Scheme.INT8) and isinstance(x, Tensor):
+                x = quantize_rows(x, same[0])
+            options = candidates(same[0].scheme, n, k, bucket)
+            times = {option: seconds_of(x, same, option, dtype) for option in options}
+            tuned[same[0].scheme.value, n, k, bucket] = min(times, key=times.__getitem__)
+    return Choices(tuned=tuned)
+
+
+def candidates(scheme: Scheme, n: int, k: int, bucket: int) -> list[Choice]:
+    options: list[Choice] = [guess(scheme, n, k, bucket)]
+    if scheme in (Scheme.NONE, Scheme.FP8):
+        options.append(Library())
+    if scheme is Scheme.INT4 and bucket <= 64:
+        options += [Skinny(rows=r, warps=w) for r, w in ((1, 4), (1, 8), (2, 4), (2, 8), (4, 4))]
+    elif bucket <= 64 and skinny_fits(scheme, k):
+        shapes = [(4, 1), (8, 1), (16, 1)] + ([(8, 2), (16, 2), (16, 4), (8, 4)] if bucket > 8 else [])
+        # Sixteen warps' partial sums of 64 columns would not fit in static shared memory.
+        options += [Skinny(warps=w, tiles=t) for w, t in shapes if w <= 8 or bucket <= 32]
+    if scheme in (Scheme.FP8, Scheme.INT8) and 16 < bucket <= 256:
+        options += [Tiled(bm=64, bn=64, bk=128, warps=4, stages=5), Tiled(bm=128, bn=128, bk=128, warps=8)]
+    return list(dict.fromkeys(options))
+
+
+def seconds_of(x: Tensor | Quantized, weights: Sequence[Weight[Tensor]], choice: Choice, dtype: torch.dtype) -> float:
+    """Mean over the weights, median of the replays."""
+    calls: list[Callable[[], Tensor]] = [lambda w=w: run_linear(x, w, choice, out_dtype=dtype) for w in weights]  # type: ignore[misc]
+    for call in calls[:2]:
+        call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    times: list[float] = []
+    for _ in range(REPEATS):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end))
+    return sorted(times)[REPEATS // 2] / 1e3 / len(weights)
+
+
+def write_choices(choices: Choices, path: Path) -> None:
+    lines = [
+        {"scheme": scheme, "n": n, "k": k, "bucket": bucket, "kind": type(choice).__name__.lower(), **asdict(choice)}
+        for (scheme, n, k, bucket), choice in choices.tuned.items()
+    ]
+    path.write_text(json.dumps(lines, indent=1) + "\n")
+
+
+def read_choices(path: Path) -> Choices:
+    """Raises EngineError where the file does not hold choices of this ingot."""
+    tuned: dict[tuple[str, int, int, int], Choice] = {}
+    try:
+        for line in json.loads(path.read_text()):
+            place = tuple(line.pop(key) for key in ("scheme", "n", "k", "bucket"))
+            tuned[place] = KINDS[line.pop("kind")](**line)
+    except (ValueError, KeyError, TypeError, AttributeError) as broken:
+        raise EngineError(
+            f"{path} does not hold this ingot's kernel choices ({broken}).", mend="Build the engine again."
+        ) from broken
+    return Choices(tuned=tuned)

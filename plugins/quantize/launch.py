@@ -1,0 +1,70 @@
+"""Launches the rounding of activations and says what a rounded activation is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+
+from ingot.network.weights import Scheme, Weight
+from ingot.plugins.overlap import overlap
+from ingot.plugins.quantize import kernels
+
+ROUNDED = {Scheme.FP8: torch.float8_e4m3fn, Scheme.INT8: torch.int8}
+MODES = {Scheme.FP8: 1, Scheme.INT8: 2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantized:
+    """Rows ready for a quantized GEMM: value = values * scales[:, None]."""
+
+    values: Tensor  # (T, K) e4m3 or int8
+    scales: Tensor  # (T,) float32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a kernel of one row a program ends for the linear that reads it: see kernels.store_row."""
+
+    out: Tensor
+    out_scale: Tensor
+    args: dict[str, object]
+
+    @property
+    def result(self) -> Tensor | Quantized:
+        return Quantized(values=self.out, scales=self.out_scale) if self.args["MODE"] else self.out
+
+
+def ending(weight: Weight[Tensor] | None, num_rows: int, width: int, like: Tensor) -> Ending:
+    """Allocates what the reader `weight` wants its input in: rounded where its scheme rounds, else like's dtype."""
+    mode = 0 if weight is None else MODES.get(weight.scheme, 0)
+    dtype = like.dtype if weight is None or not mode else ROUNDED[weight.scheme]
+    out = torch.empty(num_rows, width, dtype=dtype, device=like.device)
+    out_scale = torch.empty(num_rows if mode else 0, dtype=torch.float32, device=like.device)
+    pre, static = (None, None) if weight is None else (weight.pre_scale, weight.input_scale)
+    args = {"pre_scale": like if pre is None else pre, "input_scale": like if static is None else static, "out": out,
+            "out_scale": out_scale, "PRE": pre is not None, "MODE": mode, "STATIC": static is not None}  # fmt: skip
+    return Ending(out=out, out_scale=out_scale, args=args)
+
+
+def quantize_rows(x: Tensor, weight: Weight[Tensor]) -> Tensor | Quantized:
+    """(T, K) float -> what `weight`'s GEMM reads."""
+    end = ending(weight, x.shape[0], x.shape[1], x)
+    grid, block = (x.shape[0],), triton.next_power_of_2(x.shape[1])
+    kernels.quantize_kernel[grid](
+        x,
+        width=x.shape[1],
+        BLOCK=block,
+        num_warps=warps_for(block),
+        PDL=overlap(x.shape[0]),
+        launch_pdl=overlap(x.shape[0]),
+        **end.args,
+    )
+    return end.result
+
+
+def warps_for(block: int) -> int:
+    """Warps of a program that holds one row of `block` values in registers: 16 values a thread, at most 32 warps."""
+    return min(max(block // 512, 1), 32)

@@ -1,0 +1,69 @@
+"""Random weights of a configuration's shapes in any scheme, made on the device: for benchmarks, where values do not matter."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ingot.network.config import ModelConfig
+from ingot.network.weights import INT4_GROUP, LINEARS, Scheme, Weight, linear_shape
+
+
+def random_weights(
+    config: ModelConfig, scheme: Scheme, dtype: torch.dtype, device: torch.device
+) -> dict[str, Weight[Tensor]]:
+    """Canonical names to weights of a whole model; embeddings and norms stay floats. The scale keeps activations near 1."""
+    weights = {
+        "embed": floats(config.vocab_size, config.hidden_size, dtype, device),
+        "final_norm": ones(config.hidden_size, dtype, device),
+    }
+    if not config.tie_embeddings:
+        weights["lm_head"] = floats(config.vocab_size, config.hidden_size, dtype, device)
+    for layer in range(config.num_layers):
+        for kind in LINEARS:
+            biased = (config.qkv_bias and kind == "qkv") or (config.o_bias and kind == "o")
+            weights[f"layers.{layer}.{kind}"] = random_linear(
+                *linear_shape(config, kind), scheme, dtype, device, bias=biased
+            )
+        for norm in ("input_norm", "post_norm"):
+            weights[f"layers.{layer}.{norm}"] = ones(config.hidden_size, dtype, device)
+        for norm in ("q_norm", "k_norm") if config.qk_norm else ():
+            weights[f"layers.{layer}.{norm}"] = ones(config.head_dim, dtype, device)
+    return weights
+
+
+def floats(n: int, k: int, dtype: torch.dtype, device: torch.device) -> Weight[Tensor]:
+    return Weight(scheme=Scheme.NONE, data=torch.randn(n, k, dtype=dtype, device=device) * k**-0.5)
+
+
+def ones(n: int, dtype: torch.dtype, device: torch.device) -> Weight[Tensor]:
+    return Weight(scheme=Scheme.NONE, data=torch.ones(n, dtype=dtype, device=device))
+
+
+def random_linear(
+    n: int, k: int, scheme: Scheme, dtype: torch.dtype, device: torch.device, *, bias: bool = False
+) -> Weight[Tensor]:
+    """Values of about N(0, 1 / k), straight in the scheme's storage."""
+    extra = torch.zeros(n, dtype=dtype, device=device) if bias else None
+    deviation = k**-0.5
+    match scheme:
+        case Scheme.NONE:
+            return Weight(scheme=scheme, data=torch.randn(n, k, dtype=dtype, device=device) * deviation, bias=extra)
+        case Scheme.FP8:
+            data = (torch.randn(n, k, dtype=dtype, device=device) * 100).clamp(-448, 448).to(torch.float8_e4m3fn)
+            scale = torch.full((n,), deviation / 100, device=device)
+        case Scheme.INT8:
+            data = (torch.randn(n, k, dtype=dtype, device=device) * 32).clamp(-127, 127).to(torch.int8)
+            scale = torch.full((n,), deviation / 32, device=device)
+        case Scheme.INT4:
+            low, high = (
+                torch.randint(-7, 8, (n, k // 2), dtype=torch.int8, device=device).view(torch.uint8) for _ in range(2)
+            )
+            data = (low & 15) | (high << 4)
+            scale = torch.full((n, k // INT4_GROUP), deviation / 4, device=device)
+        case Scheme.NVFP4:
+            data = torch.randint(0, 256, (n, k // 2), dtype=torch.uint8, device=device)
+            blocks = torch.ones(n, k // 16, device=device).to(torch.float8_e4m3fn)
+            scale_2 = torch.full((n,), deviation / 3, device=device)
+            return Weight(scheme=scheme, data=data, weight_scale=blocks, weight_scale_2=scale_2, bias=extra)
+    return Weight(scheme=scheme, data=data, weight_scale=scale, bias=extra)

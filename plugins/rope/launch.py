@@ -1,0 +1,36 @@
+"""Launches the fused split, q/k norm, rotation and KV write."""
+
+from __future__ import annotations
+
+import torch
+import triton
+from torch import Tensor
+
+from ingot.plugins.overlap import overlap
+from ingot.plugins.rope import kernels
+
+HEADS_PER_PROGRAM = 16
+
+
+def rope_table(frequencies: tuple[float, ...], max_position: int, device: torch.device) -> Tensor:
+    """(max_position, D) float32: cosines of every position's angles, then sines."""
+    angles = torch.arange(max_position, dtype=torch.float32).unsqueeze(1) * torch.tensor(
+        frequencies, dtype=torch.float32
+    )
+    return torch.cat((angles.cos(), angles.sin()), dim=1).to(device)
+
+
+def rope_and_write(
+    qkv: Tensor, positions: Tensor, slots: Tensor, table: Tensor, cache: Tensor, *, num_heads: int, norms: tuple[Tensor, Tensor] | None,
+    eps: float, kv_scales: tuple[float, float],
+) -> Tensor:  # fmt: skip
+    """qkv (T, (H + 2K) * D) -> q (T, H, D); k and v go to cache (2, P, K, B, D) at `slots`, nowhere where negative."""
+    _, _, num_kv_heads, page, dim = cache.shape
+    q = torch.empty(qkv.shape[0], num_heads, dim, dtype=qkv.dtype, device=qkv.device)
+    grid = (qkv.shape[0], triton.cdiv(num_heads + 2 * num_kv_heads, HEADS_PER_PROGRAM))
+    q_norm, k_norm = norms or (qkv, qkv)
+    kernels.rope_kernel[grid](
+        qkv, positions, slots, table, q_norm, k_norm, q, cache, kv_scales[0], kv_scales[1], eps, cache.stride(0), num_heads, num_kv_heads,
+        QK_NORM=norms is not None, D=dim, HALF=triton.next_power_of_2(dim // 2), PAGE=page, HEADS=HEADS_PER_PROGRAM, num_warps=4, PDL=overlap(qkv.shape[0]), launch_pdl=overlap(qkv.shape[0]),
+    )  # fmt: skip
+    return q

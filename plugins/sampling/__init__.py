@@ -1,0 +1,1 @@
+"""Greedy sampling on the GPU."""

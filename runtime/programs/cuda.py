@@ -1,0 +1,224 @@
+"""The cuda target's program: plans in, tokens out, one step ahead. Knows plans and rows; the forward knows tensors.
+
+Sampled tokens feed the next step on the GPU. Nothing between launch and result waits for the GPU unless a row asks for
+more than the most likely token.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ingot.errors import EngineError
+from ingot.manifest import Limits, Manifest
+from ingot.network.config import ModelConfig
+from ingot.network.weights import Weight
+from ingot.plugins.cuda_ops import CudaOps, check_supported
+from ingot.plugins.dtypes import torch_dtype
+from ingot.plugins.linear.launch import Choices
+from ingot.plugins.linear.tune import read_choices
+from ingot.plugins.load import read_weights
+from ingot.runtime.logprobs import token_logprobs
+from ingot.runtime.params import SamplingParams
+from ingot.runtime.plan import Arrival, Slice, StepPlan, TokenLogprobs
+from ingot.runtime.programs.cuda_forward import CudaForward, Sampled
+from ingot.runtime.programs.cuda_step import is_decode, late_pages, mixed_step, prompt_tile
+from ingot.runtime.programs.cuda_tables import CudaTables, CudaTicket
+from ingot.runtime.sampler import COLDEST, Sampler
+
+CHOICES, CUBINS = "kernels/choices.json", "kernels/cubin"  # in an engine folder
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredPrompt:
+    """A row whose prompt's log-probabilities are wanted, with that many alternatives."""
+
+    tokens: list[int]
+    alternatives: int
+
+
+class CudaProgram:
+    """Program of runtime/plan.py over canonical weights that lie on the GPU. `limits.num_pages` None: measured."""
+
+    steps_ahead = 1
+
+    def __init__(
+        self, config: ModelConfig, weights: Mapping[str, Weight[Tensor]], limits: Limits, *, dtype: torch.dtype,
+        kv_dtype: torch.dtype | None = None, choices: Choices | None = None, memory_share: float = 0.9, graphs: bool = True,
+    ) -> None:  # fmt: skip
+        check_supported(config)
+        self.page_size, self.max_num_seqs, self.vocab_size = limits.page_size, limits.max_num_seqs, config.vocab_size
+        device = weights["embed"].data.device
+        self._sampler = Sampler(
+            max_num_seqs=limits.max_num_seqs,
+            vocab_size=config.vocab_size,
+            eos_token_ids=config.eos_token_ids,
+            device=device,
+        )
+        self._special: set[int] = set()  # rows that want more than the most likely token
+        self._scored: dict[int, ScoredPrompt] = {}
+        self._tile = prompt_tile(config)
+        with torch.inference_mode():
+            ops = CudaOps(
+                config,
+                weights,
+                [],
+                dtype=dtype,
+                choices=choices,
+                max_seqs=limits.max_num_seqs,
+                max_position=limits.max_model_len,
+            )
+            self._tables = CudaTables(limits, device)
+            self._forward = CudaForward(
+                config, ops, self._tables, limits, kv_dtype or dtype, share=memory_share, graphs=graphs
+            )
+        self.memory = self._forward.memory
+        self.num_pages = self.memory.num_pages
+        logger.info("%s", self.memory)
+
+    def launch(self, plan: StepPlan) -> CudaTicket:
+        for row in plan.departures:
+            self._sampler.release(row)
+            self._special.discard(row)
+            self._scored.pop(row, None)
+        for arrival in plan.arrivals:
+            self._admit(arrival)
+        if not plan.slices:
+            return self._tables.send(self._tables.tokens[:0], [], [], [])
+        with torch.inference_mode():
+            scored = [(i, n) for i, part in enumerate(plan.slices) if (n := self._num_scored(part))]
+            bucket = self._forward.bucket_of(len(plan.slices))
+            if bucket is not None and not scored and is_decode(plan.slices):
+                return self._launch_decode(plan.slices, bucket)
+            return self._launch_mixed(plan.slices, scored)
+
+    def close(self) -> None:
+        torch.cuda.synchronize()
+        self._forward.close()
+
+    def _launch_decode(self, slices: list[Slice], bucket: int) -> CudaTicket:
+        self._tables.write_pages(late_pages(slices, inline=True))
+        out = self._forward.decode(slices, bucket)
+        sampling = [i for i, part in enumerate(slices) if part.samples]
+        if len(sampling) < len(slices):
+            chosen = torch.tensor(sampling, device=self._tables.device)
+            out = Sampled(logits=out.logits[chosen], tokens=out.tokens[chosen])
+        return self._finish(slices, sampling, [], out)
+
+    def _launch_mixed(self, slices: list[Slice], scored: list[tuple[int, int]]) -> CudaTicket:
+        self._tables.write_pages(late_pages(slices, inline=False))
+        step = mixed_step(slices, scored, self._tile)
+        return self._finish(slices, step.sampling, scored, self._forward.mixed(step))
+
+    def _finish(
+        self, slices: list[Slice], sampling: list[int], scored: list[tuple[int, int]], out: Sampled
+    ) -> CudaTicket:
+        """Samples what the most likely token did not settle, and sends the tokens to the host."""
+        tokens = out.tokens
+        logprobs: list[TokenLogprobs | None] = [None] * len(slices)
+        if self._special and any(slices[i].row in self._special for i in sampling):
+            tokens = self._sample(slices, sampling, out.logits[: len(sampling)], logprobs)
+        prompts: list[list[TokenLogprobs] | None] = [None] * len(slices)
+        first = len(sampling)
+        for i, n in scored:
+            prompts[i] = self._score(slices[i], out.logits[first : first + n])
+            first += n
+        return self._tables.send(tokens, sampling, logprobs, prompts)
+
+    def _sample(
+        self, slices: list[Slice], sampling: list[int], logits: Tensor, logprobs: list[TokenLogprobs | None]
+    ) -> Tensor:
+        rows = np.array([slices[i].row for i in sampling], np.int64)
+        positions = np.array([slices[i].start + len(slices[i].tokens) for i in sampling], np.int64)
+        tokens = self._sampler.sample(logits, rows, positions)
+        self._tables.last_tokens[self._tables.put(rows.astype(np.int32)).long()] = tokens.int()
+        for i, entry in zip(sampling, self._sampler.logprobs(logits, rows, tokens), strict=True):
+            logprobs[i] = entry
+        return tokens.int()
+
+    def _num_scored(self, part: Slice) -> int:
+        """How many of the slice's tokens are followed by a prompt token whose log-probability is wanted."""
+        prompt = self._scored.get(part.row)
+        return 0 if prompt is None else max(0, min(len(part.tokens), len(prompt.tokens) - 1 - part.start))
+
+    def _score(self, part: Slice, logits: Tensor) -> list[TokenLogprobs]:
+        prompt = self._scored[part.row]
+        followers = torch.tensor(
+            prompt.tokens[part.start + 1 : part.start + 1 + len(logits)], device=self._tables.device
+        )
+        return token_logprobs(logits, followers, [prompt.alternatives] * len(logits))
+
+    def _admit(self, arrival: Arrival) -> None:
+        self._sampler.admit(arrival)
+        self._special.discard(arrival.row)
+        self._scored.pop(arrival.row, None)
+        if not is_plain(arrival.params):
+            self._special.add(arrival.row)
+        if arrival.params.prompt_logprobs is not None:
+            self._scored[arrival.row] = ScoredPrompt(arrival.prompt_tokens, arrival.params.prompt_logprobs)
+
+
+def is_plain(params: SamplingParams) -> bool:
+    """Whether the most likely token of the raw logits is all a row asks for."""
+    greedy_only = (
+        params.temperature < COLDEST and params.logprobs is None and not params.logit_bias and not params.min_tokens
+    )
+    penalties = (params.repetition_penalty, params.presence_penalty, params.frequency_penalty)
+    return greedy_only and penalties == (1.0, 0.0, 0.0)
+
+
+def load_cuda_program(
+    engine: Path, manifest: Manifest, *, num_pages: int | None = None, memory_share: float = 0.9
+) -> CudaProgram:
+    """Reads the engine's weights straight into GPU memory. Raises EngineError where files do not make the promised model or
+    the GPU is not what it was built for, CapacityError where it does not fit. Nothing is tuned; CUDA C++ kernels come
+    compiled with the engine, Triton's are compiled into its own cache the first time."""
+    check_device(engine, manifest)
+    if (packed := engine / CUBINS).is_dir():
+        os.environ.setdefault("INGOT_KERNELS", str(packed))
+    config = ModelConfig.from_hf(json.loads((engine / "config.json").read_text()))
+    limits = manifest.limits
+    if num_pages is not None:
+        limits = msgspec.structs.replace(limits, num_pages=num_pages)
+    choices = read_choices(engine / CHOICES) if (engine / CHOICES).exists() else None
+    return CudaProgram(
+        config, read_weights(read_tensors(engine / "weights"), config), limits, dtype=torch_dtype(manifest.dtype),
+        kv_dtype=torch_dtype(manifest.kv_dtype), choices=choices, memory_share=memory_share,
+    )  # fmt: skip
+
+
+def check_device(engine: Path, manifest: Manifest) -> None:
+    if not torch.cuda.is_available():
+        raise EngineError(f"{engine} needs an NVIDIA GPU; PyTorch sees none here.", mend="Build it with --target cpu.")
+    major, minor = torch.cuda.get_device_capability()
+    if manifest.sm and 10 * major + minor not in manifest.sm:
+        built = ", ".join(str(sm / 10) for sm in manifest.sm)
+        raise EngineError(
+            f"{engine} was built for compute capability {built}; this GPU has {major}.{minor}.",
+            mend=f"Build it on this machine: {manifest.rebuild}",
+        )
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder's safetensors files, on the GPU."""
+    tensors: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt", device="cuda") as file:
+                tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except SafetensorError as error:
+            raise EngineError(
+                f"{path} is not a sound safetensors file ({error}).", mend="Build the engine again."
+            ) from error
+    return tensors

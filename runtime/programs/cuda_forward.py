@@ -1,0 +1,174 @@
+"""The forward of one step on the GPU: decode steps as CUDA graphs by bucket, mixed steps eager. Knows batches, no requests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ingot.manifest import Limits
+from ingot.network.config import ModelConfig
+from ingot.network.decoder import decoder
+from ingot.network.ops import Ops
+from ingot.plugins.attention.launch import DecodeChoice, Tiles, choose_decode
+from ingot.plugins.cuda_ops import CudaBatch, CudaOps
+from ingot.plugins.sampling.launch import greedy
+from ingot.runtime.plan import Slice
+from ingot.runtime.programs.cuda_memory import MemoryPlan, page_bytes, plan_memory
+from ingot.runtime.programs.cuda_step import MixedStep, buckets, decode_inputs, mixed_step, prompt_tile
+from ingot.runtime.programs.cuda_tables import CudaTables
+
+GRAPH_MARGIN = 64 << 20  # what the later, smaller graphs add to the first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampled:
+    """Logits (R, V) and their most likely tokens (R,), still on the GPU."""
+
+    logits: Tensor
+    tokens: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeGraph:
+    """One captured step of a bucket of rows: reads the tables' inputs, leaves `out` (bucket rows)."""
+
+    graph: torch.cuda.CUDAGraph
+    out: Sampled
+
+
+class CudaForward:
+    """Runs steps over `ops`, whose caches it allocates: as large as the memory left by everything else."""
+
+    def __init__(
+        self, config: ModelConfig, ops: CudaOps, tables: CudaTables, limits: Limits, kv_dtype: torch.dtype, *, share: float, graphs: bool
+    ) -> None:  # fmt: skip
+        self._config, self._ops, self._tables, self._limits, self._kv_dtype = config, ops, tables, limits, kv_dtype
+        self._interpreter: Ops[Any] = ops
+        self._graphs: dict[int, DecodeGraph] = {}
+        self.memory = self._plan_memory(share, graphs)
+        ops.caches = self._allocate_caches(self.memory.num_pages)
+        if graphs:
+            for bucket in reversed(buckets(limits.max_num_seqs)):  # the smaller ones live in the largest one's memory
+                self._capture(bucket)
+        self._buckets = sorted(self._graphs)
+
+    def bucket_of(self, num_seqs: int) -> int | None:
+        """The smallest captured batch that holds them."""
+        return next((size for size in self._buckets if size >= num_seqs), None)
+
+    def decode(self, slices: list[Slice], bucket: int) -> Sampled:
+        """A captured step; `out`'s first rows are the slices'."""
+        self._tables.put_decode(decode_inputs(slices, bucket))
+        captured = self._graphs[bucket]
+        captured.graph.replay()
+        n = len(slices)
+        return Sampled(logits=captured.out.logits[:n], tokens=captured.out.tokens[:n])
+
+    def mixed(self, step: MixedStep) -> Sampled:
+        """Logits of step.logit_rows, and tokens of those that sample."""
+        logits = decoder(self._interpreter, self._config, self._mixed_batch(step))
+        n = len(step.sampling)
+        tokens = self._tables.tokens[:n]
+        if n:
+            greedy(logits[:n], tokens, self._tables.put(step.sampled_rows), self._tables.last_tokens)
+        return Sampled(logits=logits, tokens=tokens)
+
+    def close(self) -> None:
+        self._graphs.clear()
+        self._ops.caches.clear()
+
+    def _mixed_batch(self, step: MixedStep) -> CudaBatch:
+        """Uploads a mixed step in one copy and takes it apart on the GPU."""
+        fields = (
+            step.inputs.reshape(-1),
+            step.query_starts,
+            step.lengths,
+            step.rows,
+            step.logit_rows,
+            step.tile_seqs,
+            step.tile_starts,
+        )
+        packed = self._tables.put(np.concatenate(fields))
+        inputs, starts, lengths, rows, logit_rows, seqs, firsts = packed.split([len(field) for field in fields])
+        ready = self._tables.prepare(inputs.view(4, -1))
+        return CudaBatch(
+            token_ids=ready.token_ids, positions=ready.positions, slots=ready.slots, page_table=self._tables.page_table,
+            query_starts=starts, kv_lengths=lengths, logit_rows=logit_rows, rows=rows, num_decodes=step.num_decodes,
+            decode_choice=self._choice(max(step.num_decodes, 1)),
+            tiles=Tiles(seqs=seqs, starts=firsts) if len(step.tile_seqs) else None,
+        )  # fmt: skip
+
+    def _decode_step(self, bucket: int) -> Sampled:
+        inputs = self._tables.decode_inputs(bucket)
+        ready = self._tables.prepare(inputs)
+        batch = CudaBatch(
+            token_ids=ready.token_ids, positions=ready.positions, slots=ready.slots, page_table=self._tables.page_table,
+            query_starts=ready.lengths, kv_lengths=ready.lengths, logit_rows=ready.lengths, rows=inputs[0], num_decodes=bucket,
+            decode_choice=self._choice(bucket), all_rows=True,
+        )  # fmt: skip
+        logits = decoder(self._interpreter, self._config, batch)
+        tokens = torch.empty(bucket, dtype=torch.int32, device=self._tables.device)
+        greedy(logits, tokens, inputs[0], self._tables.last_tokens)
+        return Sampled(logits=logits, tokens=tokens)
+
+    def _capture(self, bucket: int) -> None:
+        self._tables.clear_inputs()
+        self._decode_step(bucket)  # loads the kernels this size takes: a capture must not
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        pool = next(iter(self._graphs.values())).graph.pool() if self._graphs else None
+        with torch.cuda.graph(graph, pool=pool):
+            out = self._decode_step(bucket)
+        self._graphs[bucket] = DecodeGraph(graph=graph, out=out)
+
+    def _choice(self, num_seqs: int) -> DecodeChoice:
+        config = self._config
+        group = config.num_heads // config.num_kv_heads
+        return choose_decode(
+            num_seqs, config.num_kv_heads, group, config.head_dim, self._kv_dtype, self._limits.max_model_len
+        )
+
+    # -- memory
+
+    def _allocate_caches(self, num_pages: int) -> list[Tensor]:
+        config, kv = self._config, self._kv_dtype
+        shape = (config.num_layers, 2, num_pages, config.num_kv_heads, self._limits.page_size, config.head_dim)
+        storage = torch.zeros(shape, dtype=torch.uint8 if kv.itemsize == 1 else kv, device=self._tables.device)
+        return list(storage.view(kv).unbind(0))
+
+    def _plan_memory(self, share: float, graphs: bool) -> MemoryPlan:
+        """Runs the largest steps once over a pool of one page, to see what they take and to have their kernels loaded."""
+        weights = torch.cuda.memory_allocated()
+        self._ops.caches = self._allocate_caches(1)
+        torch.cuda.reset_peak_memory_stats()
+        for slices in self._rehearsal():
+            self.mixed(mixed_step(slices, [], prompt_tile(self._config)))
+        torch.cuda.synchronize()
+        activations = torch.cuda.max_memory_allocated() - weights
+        graph_bytes = 0
+        if graphs:
+            before = torch.cuda.mem_get_info()[0]
+            self._capture(self._limits.max_num_seqs)
+            graph_bytes = max(0, before - torch.cuda.mem_get_info()[0]) + GRAPH_MARGIN
+            self._graphs.clear()
+        self._ops.caches = []
+        torch.cuda.empty_cache()
+        return plan_memory(
+            share=share, weights=weights, activations=activations, graphs=graph_bytes, fixed_pages=self._limits.num_pages,
+            bytes_per_page=page_bytes(self._config, self._limits.page_size, self._kv_dtype),
+            least_pages=-(-self._limits.max_model_len // self._limits.page_size),
+        )  # fmt: skip
+
+    def _rehearsal(self) -> list[list[Slice]]:
+        """A step of max_num_batched_tokens in prompts as long as may be, and one of max_num_seqs tokens; all in page 0."""
+        limits, left = self._limits, self._limits.max_num_batched_tokens
+        prompts: list[Slice] = []
+        while left > 0 and len(prompts) < limits.max_num_seqs:
+            count = min(left, limits.max_model_len)
+            prompts.append(Slice(len(prompts), -1, 0, [0] * count, [0], 0, True))
+            left -= count
+        return [prompts, [Slice(row, -1, 0, [0], [0], 0, True) for row in range(limits.max_num_seqs)]]

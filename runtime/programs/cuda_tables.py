@@ -1,0 +1,113 @@
+"""What the cuda program keeps on the GPU from step to step, and the traffic between host and GPU. Knows no model.
+
+Copies are pinned and asynchronous, ordered with the steps on one stream: the host waits in CudaTicket.result alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ingot.manifest import Limits
+from ingot.plugins.step.launch import prepare, write_pages
+from ingot.runtime.plan import StepResult, TokenLogprobs
+from ingot.runtime.programs.cuda_step import Ints
+
+RING = 4  # host buffers in turn: at most two steps are on their way
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CudaTicket:
+    """A step on its way. The event is reached once its tokens lie in `tokens`, pinned."""
+
+    event: torch.cuda.Event
+    tokens: Tensor  # (R,)
+    sampling: list[int]
+    logprobs: list[TokenLogprobs | None]  # by slice, as the next
+    prompt_logprobs: list[list[TokenLogprobs] | None]
+
+    def result(self) -> StepResult:
+        self.event.synchronize()
+        found = [-1] * len(self.logprobs)
+        for i, token in zip(self.sampling, self.tokens.tolist(), strict=True):
+            found[i] = token
+        return StepResult(tokens=found, logprobs=self.logprobs, prompt_logprobs=self.prompt_logprobs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """Tokens of a step as the decoder wants them."""
+
+    token_ids: Tensor  # (T,)
+    positions: Tensor  # (T,) -1 for padding
+    slots: Tensor  # (T,)
+    lengths: Tensor  # (T,) contexts ending with each token
+
+
+class CudaTables:
+    """Page numbers and last tokens by row, and the buffers that steps come in and tokens go out by."""
+
+    def __init__(self, limits: Limits, device: torch.device) -> None:
+        seqs = limits.max_num_seqs
+        max_pages = -(-limits.max_model_len // limits.page_size)
+        self.page_table = torch.zeros(seqs, max_pages, dtype=torch.int32, device=device)
+        self.last_tokens = torch.zeros(seqs, dtype=torch.int32, device=device)
+        self.tokens = torch.zeros(seqs, dtype=torch.int32, device=device)
+        self.device = device
+        self._page_size = limits.page_size
+        self._inputs = torch.full((4 * seqs,), -1, dtype=torch.int32, device=device)
+        self._results = [torch.zeros(seqs, dtype=torch.int32).pin_memory() for _ in range(RING)]
+        self._events = [torch.cuda.Event() for _ in range(RING)]
+        self._turn = 0
+
+    def put(self, values: Ints) -> Tensor:
+        """A copy on the GPU."""
+        return torch.from_numpy(values).pin_memory().to(self.device, non_blocking=True)
+
+    def put_decode(self, inputs: Ints) -> None:
+        """A decode step's (4, bucket) into the place its graph reads."""
+        self._inputs[: inputs.size].copy_(torch.from_numpy(inputs.reshape(-1)).pin_memory(), non_blocking=True)
+
+    def decode_inputs(self, bucket: int) -> Tensor:
+        """(4, bucket): what put_decode wrote."""
+        return self._inputs[: 4 * bucket].view(4, bucket)
+
+    def clear_inputs(self) -> None:
+        """Padding everywhere: a step then reads and writes nothing."""
+        self._inputs.fill_(-1)
+
+    def write_pages(self, deltas: Ints) -> None:
+        if deltas.size:
+            write_pages(self.put(deltas), self.page_table)
+
+    def prepare(self, inputs: Tensor) -> Prepared:
+        """inputs (4, T): row, position, token or FEED, new page; see plugins/step."""
+        token_ids, slots, lengths = (
+            torch.empty(inputs.shape[1], dtype=torch.int32, device=self.device) for _ in range(3)
+        )
+        prepare(
+            inputs,
+            self.page_table,
+            self.last_tokens,
+            page_size=self._page_size,
+            token_ids=token_ids,
+            slots=slots,
+            lengths=lengths,
+        )
+        return Prepared(token_ids=token_ids, positions=inputs[1], slots=slots, lengths=lengths)
+
+    def send(
+        self,
+        tokens: Tensor,
+        sampling: list[int],
+        logprobs: list[TokenLogprobs | None],
+        prompts: list[list[TokenLogprobs] | None],
+    ) -> CudaTicket:
+        """Starts the tokens (R,) of the slices `sampling` on their way to the host."""
+        host, event = self._results[self._turn][: len(sampling)], self._events[self._turn]
+        self._turn = (self._turn + 1) % RING
+        host.copy_(tokens, non_blocking=True)
+        event.record()
+        return CudaTicket(event=event, tokens=host, sampling=sampling, logprobs=logprobs, prompt_logprobs=prompts)

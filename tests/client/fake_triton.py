@@ -1,0 +1,127 @@
+"""A gRPC server that speaks Triton's protocol and answers a prompt in capitals, letter by letter."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+import msgspec
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from ingot.errors import IngotError
+from ingot.runtime.calls import AbortCall, Call, Generate, Reply, error_text
+from ingot.runtime.request import Chunk
+
+STUB_DEATH = "Stub process 'tiny_0_0' is not healthy."
+
+
+class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+    """`failures` are raised one a call, after `fail_after` letters. `endless` answers go on until aborted, unless
+    `deaf`. A `dead` model never answers a prompt, as Triton leaves it."""
+
+    def __init__(self) -> None:
+        self.failures: list[IngotError] = []
+        self.fail_after = 0
+        self.endless = self.deaf = self.dead = False
+        self.calls = self.aborts = self.cuts = 0
+        self._server = grpc.server(ThreadPoolExecutor(32))
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
+        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.stop(0).wait()
+
+    def ModelStreamInfer(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+        aborted, over = threading.Event(), threading.Event()
+        first = next(requests)
+        call = msgspec.json.decode(first.raw_input_contents[0][4:], type=Call)
+
+        def watch() -> None:
+            for request in whole(requests):
+                later = msgspec.json.decode(request.raw_input_contents[0][4:], type=Call)
+                assert isinstance(later, AbortCall)
+                assert isinstance(call, Generate)
+                assert later.request_id == call.request.request_id == first.id
+                self.aborts += 1
+                if not self.deaf:
+                    aborted.set()
+
+        def end() -> None:
+            if not over.is_set():
+                self.cuts += 1
+
+        context.add_callback(end)
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        yield from self._answer(call, first.id, aborted, context)
+        watcher.join(10)  # the client has ended its side
+        over.set()
+
+    def _answer(
+        self, call: Call, request_id: str, aborted: threading.Event, context: grpc.ServicerContext
+    ) -> Iterator[Any]:
+        if not isinstance(call, Generate):
+            yield (
+                message(request_id, error=STUB_DEATH) if self.dead else message(request_id, Reply(text=""), final=True)
+            )
+            return
+        self.calls += 1
+        failure = self.failures.pop(0) if self.failures else None
+        text = (call.request.prompt.text or "").upper()
+        place = 0
+        while context.is_active():
+            if aborted.is_set():
+                yield message(request_id, reply_of("", "abort"), final=True)
+                return
+            if self.dead:
+                time.sleep(0.01)
+                continue
+            if failure is not None and place >= self.fail_after:
+                yield message(request_id, error=error_text(failure))
+                return
+            last = place == len(text) - 1 and not self.endless
+            yield message(request_id, reply_of(text[place % len(text)], "stop" if last else None), final=last)
+            if last:
+                return
+            place += 1
+            time.sleep(0.002)
+
+    def wait_for_cut(self) -> None:
+        deadline = time.monotonic() + 10
+        while not self.cuts:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def whole(requests: Iterator[Any]) -> Iterator[Any]:
+    """The requests up to the end or the cut of the stream, which gRPC reports by a bare Exception."""
+    with contextlib.suppress(Exception):
+        yield from requests
+
+
+def reply_of(text: str, reason: str | None) -> Reply:
+    return Reply(chunks=[Chunk(index=0, text=text, token_ids=[1], finish_reason=reason)])
+
+
+def message(request_id: str, reply: Reply | None = None, *, error: str = "", final: bool = False) -> Any:
+    found = service_pb2.ModelStreamInferResponse(error_message=error)
+    found.infer_response.id = request_id
+    if reply is not None:
+        found.infer_response.parameters["triton_final_response"].bool_param = final
+        body = msgspec.json.encode(reply)
+        tensor = found.infer_response.outputs.add()
+        tensor.name, tensor.datatype = "reply", "BYTES"
+        found.infer_response.raw_output_contents.append(len(body).to_bytes(4, "little") + body)
+    return found

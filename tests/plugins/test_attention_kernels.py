@@ -1,0 +1,159 @@
+"""Paged attention kernels against float32, over ragged lengths, random page order and pages poisoned with NaN."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import pytest
+import torch
+from tests.exactness import assert_as_exact_as_torch
+from torch import Tensor
+from torch.nn import functional
+
+from ingot.plugins.attention.launch import (
+    DecodeChoice,
+    Paged,
+    Tiles,
+    Workspace,
+    choose_decode,
+    decode,
+    prefill,
+)
+from ingot.plugins.attention.reference import attend, visible
+from ingot.plugins.attention.tiles import plan_tiles, prefill_rows
+
+
+@dataclass
+class Case:
+    q: Tensor
+    paged: Paged
+    keys: list[Tensor]  # (length, K, D) per sequence, as the cache holds them, dequantized to float32
+    values: list[Tensor]
+    counts: list[int]
+
+    def truth(self) -> Tensor:
+        parts = self.q.float().split(self.counts)
+        return torch.cat(
+            [attend(q, k, v, self.paged.window) for q, k, v in zip(parts, self.keys, self.values, strict=True)]
+        )
+
+    def plain(self) -> Tensor:
+        """PyTorch's fused attention in the query's dtype."""
+        out = []
+        for q, k, v in zip(self.q.split(self.counts), self.keys, self.values, strict=True):
+            group = q.shape[1] // k.shape[1]
+            mask = visible(q.shape[0], k.shape[0], self.paged.window, q.device)
+            k, v = (x.to(q.dtype).repeat_interleave(group, 1).transpose(0, 1) for x in (k, v))
+            out.append(functional.scaled_dot_product_attention(q.transpose(0, 1), k, v, attn_mask=mask).transpose(0, 1))
+        return torch.cat(out)
+
+
+def make_case(
+    device: torch.device, dtype: torch.dtype, counts: list[int], lengths: list[int], *, heads: tuple[int, int] = (8, 2), dim: int = 64,
+    page: int = 16, window: int = 0, fp8: bool = False,
+) -> Case:  # fmt: skip
+    num_heads, num_kv_heads = heads
+    per_seq = [-(-length // page) for length in lengths]
+    num_pages = sum(per_seq) + 3
+    order = random.sample(range(num_pages), sum(per_seq))
+    cache = torch.full((2, num_pages, num_kv_heads, page, dim), float("nan"), device=device)
+    table = torch.randint(0, num_pages, (len(lengths) + 2, max(per_seq) + 2), dtype=torch.int32, device=device)
+    rows = torch.tensor(random.sample(range(len(lengths) + 2), len(lengths)), dtype=torch.int32, device=device)
+    scales = (0.5, 2.0) if fp8 else (1.0, 1.0)
+    kv_dtype = torch.float8_e4m3fn if fp8 else dtype
+    keys, values = [], []
+    for s, length in enumerate(lengths):
+        pages = [order.pop() for _ in range(per_seq[s])]
+        table[rows[s], : len(pages)] = torch.tensor(pages, dtype=torch.int32, device=device)
+        for side, store in enumerate((keys, values)):
+            x = (torch.randn(length, num_kv_heads, dim, device=device) * 2).to(kv_dtype).float()
+            store.append(x * scales[side])
+            filled = torch.full((len(pages) * page, num_kv_heads, dim), float("nan"), device=device)
+            filled[:length] = x
+            cache[side, pages] = filled.view(len(pages), page, num_kv_heads, dim).transpose(1, 2)
+    q = torch.randn(sum(counts), num_heads, dim, device=device).to(dtype)
+    paged = Paged(
+        cache=cache.to(kv_dtype), page_table=table, rows=rows, lengths=torch.tensor(lengths, dtype=torch.int32, device=device),
+        window=window, kv_scales=scales,
+    )  # fmt: skip
+    return Case(q, paged, keys, values, counts)
+
+
+def run_decode(case: Case, choice: DecodeChoice) -> Tensor:
+    out = torch.full_like(case.q, float("nan"))
+    work = Workspace.allocate(len(case.counts), case.q.shape[1], case.q.shape[2], case.q.device)
+    work.partial.fill_(float("nan"))
+    decode(case.q, case.paged, out, work, choice)
+    assert not work.counters.any()
+    return out
+
+
+def run_prefill(case: Case) -> Tensor:
+    out = torch.full_like(case.q, float("nan"))
+    group = case.q.shape[1] // case.paged.cache.shape[2]
+    device = case.q.device
+    pairs = plan_tiles(case.counts, prefill_rows(group, case.q.shape[2]) // group)
+    seqs, starts = (torch.tensor(column, dtype=torch.int32, device=device) for column in zip(*pairs, strict=True))
+    query_starts = torch.tensor([0, *torch.tensor(case.counts).cumsum(0).tolist()], dtype=torch.int32, device=device)
+    prefill(case.q, case.paged, query_starts, Tiles(seqs=seqs, starts=starts), out)
+    return out
+
+
+@pytest.mark.parametrize("fp8", [False, True])
+@pytest.mark.parametrize(
+    ("heads", "dim", "splits", "window"),
+    [((8, 2), 64, 1, 0), ((6, 2), 96, 3, 0), ((2, 2), 256, 2, 0), ((8, 1), 128, 3, 50)],
+)
+def test_triton_decode(
+    device: torch.device, dtype: torch.dtype, heads: tuple[int, int], dim: int, splits: int, window: int, fp8: bool
+) -> None:
+    case = make_case(device, dtype, [1, 1, 1], [1, 33, 150], heads=heads, dim=dim, window=window, fp8=fp8)
+    assert_as_exact_as_torch(run_decode(case, DecodeChoice(splits=splits, cuda=False)), case.plain(), case.truth())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("fp8", [False, True])
+@pytest.mark.parametrize("sub", [1, 2])
+@pytest.mark.parametrize(
+    ("heads", "dim", "page", "splits", "window"),
+    [
+        ((32, 8), 128, 32, 1, 0),
+        ((32, 8), 128, 16, 7, 0),
+        ((7, 1), 64, 32, 3, 0),
+        ((16, 2), 128, 64, 2, 100),
+        ((4, 4), 64, 16, 1, 33),
+    ],
+)
+def test_cuda_decode(
+    heads: tuple[int, int], dim: int, page: int, splits: int, window: int, sub: int, fp8: bool
+) -> None:
+    lengths = [1, 16, 17, 100, 1025, random.randint(2, 4000)]
+    case = make_case(
+        torch.device("cuda"), torch.bfloat16, [1] * 6, lengths, heads=heads, dim=dim, page=page, window=window, fp8=fp8
+    )
+    assert_as_exact_as_torch(run_decode(case, DecodeChoice(splits=splits, sub=sub)), case.plain(), case.truth())
+
+
+@pytest.mark.parametrize("fp8", [False, True])
+@pytest.mark.parametrize(
+    ("heads", "dim", "window"), [((8, 2), 64, 0), ((6, 2), 96, 0), ((2, 2), 128, 20), ((2, 1), 256, 0), ((7, 1), 64, 0)]
+)
+def test_prefill_over_a_prefix(
+    device: torch.device, dtype: torch.dtype, heads: tuple[int, int], dim: int, window: int, fp8: bool
+) -> None:
+    case = make_case(device, dtype, [40, 1, 7, 130], [40, 60, 90, 131], heads=heads, dim=dim, window=window, fp8=fp8)
+    assert_as_exact_as_torch(run_prefill(case), case.plain(), case.truth())
+
+
+def test_tiles_cover_every_token_once() -> None:
+    counts = [1, 64, 33, 200]
+    tokens = sorted(
+        (seq, start + i) for seq, start in plan_tiles(counts, 32) for i in range(32) if start + i < counts[seq]
+    )
+    assert tokens == [(seq, token) for seq, count in enumerate(counts) for token in range(count)]
+
+
+def test_small_batches_are_split_and_large_ones_are_not() -> None:
+    assert choose_decode(1, 8, 4, 128, torch.bfloat16, 8192).splits > 16
+    assert choose_decode(256, 8, 4, 128, torch.bfloat16, 8192).splits == 1

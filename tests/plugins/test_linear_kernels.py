@@ -1,0 +1,111 @@
+"""GEMMs of every scheme against float32 products of the same rounded inputs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tests.exactness import assert_as_exact_as_torch
+from torch import Tensor
+
+from ingot.errors import EngineError
+from ingot.network.weights import Scheme, Weight
+from ingot.plugins.linear.launch import Choice, Choices, Library, Skinny, Tiled, run_linear
+from ingot.plugins.linear.reference import dequantize
+from ingot.plugins.linear.tune import candidates, read_choices, write_choices
+from ingot.plugins.quantize.launch import Quantized, quantize_rows
+from ingot.plugins.quantize.reference import quantize_fp8, quantize_int4, quantize_int8, row_scale
+
+
+def make_weight(
+    scheme: Scheme, n: int, k: int, dtype: torch.dtype, device: torch.device, *, bias: bool
+) -> Weight[Tensor]:
+    x = torch.randn(n, k, device=device) / k**0.5
+    b = torch.randn(n, device=device).to(dtype) if bias else None
+    match scheme:
+        case Scheme.FP8:
+            scale = row_scale(x, 448.0)
+            return Weight(scheme=scheme, data=quantize_fp8(x, scale[:, None]), weight_scale=scale, bias=b)
+        case Scheme.INT8:
+            scale = row_scale(x, 127.0)
+            return Weight(scheme=scheme, data=quantize_int8(x, scale[:, None]), weight_scale=scale, bias=b)
+        case Scheme.INT4:
+            data, scale = quantize_int4(x)
+            return Weight(scheme=scheme, data=data, weight_scale=scale, bias=b)
+        case _:
+            return Weight(scheme=Scheme.NONE, data=x.to(dtype), bias=b)
+
+
+def check(
+    scheme: Scheme, rows: int, n: int, k: int, choice: Choice, dtype: torch.dtype, device: torch.device, bias: bool
+) -> None:
+    weight = make_weight(scheme, n, k, dtype, device, bias=bias)
+    x: Tensor | Quantized = torch.randn(rows, k, device=device).to(dtype)
+    if scheme in (Scheme.FP8, Scheme.INT8):
+        x = quantize_rows(x, weight)
+    inputs = x.values.float() * x.scales[:, None] if isinstance(x, Quantized) else x.float()
+    extra = 0 if weight.bias is None else weight.bias.double()
+    truth = inputs.double() @ dequantize(replace(weight)).double().T + extra
+    plain = inputs.to(dtype) @ dequantize(weight).to(dtype).T + (0 if weight.bias is None else weight.bias)
+    out = run_linear(x, weight, choice, out_dtype=dtype)
+    assert out.dtype == dtype
+    assert_as_exact_as_torch(out, plain, truth)
+
+
+@pytest.mark.parametrize("scheme", [Scheme.INT8, Scheme.INT4, Scheme.NONE])
+@pytest.mark.parametrize(("rows", "n", "k", "bias"), [(3, 80, 256, True), (37, 33, 384, False)])
+def test_tiled(device: torch.device, dtype: torch.dtype, scheme: Scheme, rows: int, n: int, k: int, bias: bool) -> None:
+    check(scheme, rows, n, k, Tiled(bm=16, bn=32, bk=64, warps=4), dtype, device, bias)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("scheme", [Scheme.NONE, Scheme.FP8, Scheme.INT8, Scheme.INT4])
+@pytest.mark.parametrize(
+    "choice", [Skinny(rows=1, warps=8), Skinny(rows=2, warps=8, x_ahead=False), Skinny(warps=8, tiles=4)]
+)
+@pytest.mark.parametrize(
+    ("rows", "n", "k", "bias"),
+    [(1, 4096, 4096, False), (5, 1000, 1152, True), (16, 512, 14336, False), (33, 100, 640, True)],
+)
+def test_skinny(scheme: Scheme, choice: Skinny, rows: int, n: int, k: int, bias: bool) -> None:
+    check(scheme, rows, n, k, choice, torch.bfloat16, torch.device("cuda"), bias)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("scheme", list(Scheme)[:4])
+@pytest.mark.parametrize("rows", [1, 17, 64, 300, 2048])
+def test_whatever_the_chooser_takes(scheme: Scheme, rows: int) -> None:
+    choice = Choices(tuned={}).pick(scheme, 4096, 2048, rows)
+    check(scheme, rows, 4096, 2048, choice, torch.bfloat16, torch.device("cuda"), scheme is not Scheme.INT4)
+
+
+def test_a_tuned_choice_goes_before_the_guess() -> None:
+    tuned = Choices(tuned={("fp8", 64, 128, 16): Tiled()})
+    assert tuned.pick(Scheme.FP8, 64, 128, 9) == Tiled()
+    assert tuned.pick(Scheme.FP8, 64, 128, 4) == Skinny()
+    assert tuned.pick(Scheme.NONE, 64, 128, 400) == Library()
+
+
+def test_choices_survive_their_file(tmp_path: Path) -> None:
+    path = tmp_path / "choices.json"
+    choices = Choices(
+        tuned={
+            ("fp8", 64, 128, 16): Skinny(rows=2, warps=4, tiles=2),
+            ("none", 64, 128, 256): Library(),
+            ("int8", 64, 128, 32): Tiled(bm=64),
+        }
+    )
+    write_choices(choices, path)
+    assert read_choices(path) == choices
+    path.write_text('[{"scheme": "fp8"}]')
+    with pytest.raises(EngineError, match="kernel choices"):
+        read_choices(path)
+
+
+def test_candidates_fit_the_scheme() -> None:
+    assert Library() not in candidates(Scheme.INT4, 4096, 4096, 16)
+    assert all(isinstance(choice, Skinny) for choice in candidates(Scheme.INT4, 4096, 4096, 1))
+    assert len(candidates(Scheme.FP8, 4096, 4096, 16)) > 5
+    assert candidates(Scheme.NONE, 4096, 4096, 8192) == [Library()]

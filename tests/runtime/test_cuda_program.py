@@ -1,0 +1,113 @@
+"""The cuda program on a GPU: whatever the batch, graphs, chunks or scheme, every token is the reference's best, or all but."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from ingot.manifest import Limits
+from ingot.network.config import ModelConfig
+from ingot.network.weights import Scheme, Weight
+from ingot.plugins.random_weights import random_weights
+from ingot.plugins.score import Scorer
+from ingot.runtime.executor import Executor
+from ingot.runtime.messages import TokenChunk, TokenRequest
+from ingot.runtime.params import SamplingParams
+
+pytestmark = pytest.mark.gpu
+
+CONFIG = ModelConfig(
+    family="llama", vocab_size=640, hidden_size=256, intermediate_size=512, num_layers=3, num_heads=8, num_kv_heads=2, head_dim=64,
+    max_position=512, rms_norm_eps=1e-5, rope_theta=10_000.0, windows=(0, 0, 0), eos_token_ids=(3,),
+)  # fmt: skip
+GREEDY = SamplingParams(temperature=0.0, max_tokens=24, ignore_eos=True)
+
+
+def serve(
+    config: ModelConfig, weights: dict[str, Weight[Tensor]], prompts: list[list[int]], params: SamplingParams, *, kv: torch.dtype,
+    num_pages: int = 200, graphs: bool = True, max_tokens: int = 64,
+) -> list[list[int]]:  # fmt: skip
+    from ingot.runtime.programs.cuda import CudaProgram
+
+    limits = Limits(
+        max_model_len=256, max_num_seqs=8, max_num_batched_tokens=max_tokens, page_size=16, num_pages=num_pages
+    )
+    program = CudaProgram(config, weights, limits, dtype=torch.bfloat16, kv_dtype=kv, graphs=graphs)
+    executor = Executor(program, limits, config.eos_token_ids)
+    for i, prompt in enumerate(prompts):
+        executor.add(TokenRequest(request_id=str(i), token_ids=prompt, params=params))
+    texts: list[list[int]] = [[] for _ in prompts]
+    while executor.has_work:
+        for chunk in executor.step():
+            assert isinstance(chunk, TokenChunk), chunk
+            texts[int(chunk.request_id)] += chunk.token_ids
+    executor.close()
+    return texts
+
+
+def assert_nearly_best(
+    config: ModelConfig, weights: dict[str, Weight[Tensor]], prompt: list[int], text: list[int], kv: torch.dtype
+) -> None:
+    """Teacher-forced: each token's true logit is as near the best as logits of twice plain PyTorch's error allow."""
+    told = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        scorer = Scorer(config, weights, dtype=dtype, kv_dtype=kv if kv.itemsize == 1 else dtype)
+        told[dtype] = scorer.logits(prompt + text)[len(prompt) - 1 : -1]
+    truth, plain = told[torch.float32], told[torch.bfloat16]
+    chosen = truth.gather(1, torch.tensor(text, device=truth.device).unsqueeze(1)).squeeze(1)
+    gap, error = truth.max(-1).values - chosen, (plain - truth).abs().max()
+    assert gap.max() <= 4 * error, (gap, error)
+    assert error < truth.std(), "the check has no teeth"
+
+
+def make_prompts() -> list[list[int]]:
+    shared = [random.randrange(4, 640) for _ in range(70)]
+    return [[random.randrange(4, 640) for _ in range(n)] for n in (1, 17, 100, 33)] + [
+        [*shared, i] for i in range(4, 12)
+    ]
+
+
+CASES = {
+    "none": (CONFIG, Scheme.NONE, torch.bfloat16),
+    "kv fp8": (CONFIG, Scheme.NONE, torch.float8_e4m3fn),
+    "fp8": (CONFIG, Scheme.FP8, torch.float8_e4m3fn),
+    "int8": (CONFIG, Scheme.INT8, torch.bfloat16),
+    "int4": (CONFIG, Scheme.INT4, torch.bfloat16),
+    "nvfp4": (CONFIG, Scheme.NVFP4, torch.bfloat16),
+    "qwen3-like": (replace(CONFIG, qk_norm=True, tie_embeddings=True), Scheme.NONE, torch.bfloat16),
+    "qwen2-like": (replace(CONFIG, qkv_bias=True, windows=(0, 40, 0)), Scheme.FP8, torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_tokens_are_the_references(case: str) -> None:
+    config, scheme, kv = CASES[case]
+    weights = random_weights(config, scheme, torch.bfloat16, torch.device("cuda"))
+    prompts = make_prompts()
+    for prompt, text in zip(prompts, serve(config, weights, prompts, GREEDY, kv=kv), strict=True):
+        assert_nearly_best(config, weights, prompt, text, kv)
+
+
+@pytest.mark.parametrize(("num_pages", "graphs", "max_tokens"), [(40, True, 64), (200, False, 256), (200, True, 16)])
+def test_pools_graphs_and_chunks_change_nothing(num_pages: int, graphs: bool, max_tokens: int) -> None:
+    weights = random_weights(CONFIG, Scheme.NONE, torch.bfloat16, torch.device("cuda"))
+    prompts = make_prompts()
+    texts = serve(
+        CONFIG, weights, prompts, GREEDY, kv=torch.bfloat16, num_pages=num_pages, graphs=graphs, max_tokens=max_tokens
+    )
+    for prompt, text in zip(prompts, texts, strict=True):
+        assert_nearly_best(CONFIG, weights, prompt, text, torch.bfloat16)
+
+
+def test_seeds_logprobs_and_penalties_run() -> None:
+    weights = random_weights(CONFIG, Scheme.NONE, torch.bfloat16, torch.device("cuda"))
+    params = SamplingParams(temperature=0.8, top_p=0.9, top_k=50, seed=7, max_tokens=12, ignore_eos=True, logprobs=2, prompt_logprobs=1,
+                            presence_penalty=0.5, logit_bias={5: -100.0}, min_tokens=3)  # fmt: skip
+    prompts = [[9, 8, 7], list(range(10, 90))]
+    first, again = (serve(CONFIG, weights, prompts, params, kv=torch.bfloat16) for _ in range(2))
+    assert first == again
+    assert all(len(text) == 12 and 5 not in text for text in first)
