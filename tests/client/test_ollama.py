@@ -153,4 +153,4 @@ def test_failures_are_the_clients_own(llama: ollama.Client, backend: FakeBackend
     stream = llama.chat(NAME, HELLO, stream=True)
     assert next(stream).message.content == "H"
     with pytest.raises(ollama.ResponseError, match="It died"):
-        next(stream)
+        list(stream)
