@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -48,8 +49,8 @@ def batch(
             if url is not None:
                 from ingot.client.batch.senders import UrlSender
 
-                sender = UrlSender(url, api_key=api_key, connections=concurrency)
-                tally = asyncio.run(run_batch(tasks, sender, file, options, advance))
+                with closing(UrlSender(url, api_key=api_key, connections=concurrency)) as sender:
+                    tally = asyncio.run(run_batch(tasks, sender, file, options, advance))
             else:
                 from ingot.client.batch.engine import run_on_engine
 

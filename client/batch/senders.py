@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import http.client
-from collections.abc import MutableMapping
+import socket
+from collections.abc import Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -75,6 +76,15 @@ class UrlSender:
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._threads = ThreadPoolExecutor(connections)
+        self._sockets: set[socket.socket] = set()
+
+    def close(self) -> None:
+        """Ends what still waits for an answer, so that no thread outlives the batch."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for waiting in [*self._sockets]:
+            with suppress(OSError):
+                waiting.shutdown(socket.SHUT_RDWR)
+        self._threads.shutdown()
 
     async def post(self, path: str, body: bytes, request_id: str) -> tuple[int, bytes]:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._post, path, body, request_id)
@@ -84,8 +94,18 @@ class UrlSender:
         root = self._parts.path.rstrip("/").removesuffix("/v1")
         try:
             with closing(kind(self._parts.hostname or "", self._parts.port, timeout=TIMEOUT_SECONDS)) as connection:
-                connection.request("POST", root + path, body, self._headers | {"X-Request-Id": request_id})
-                response = connection.getresponse()
-                return response.status, response.read()
+                connection.connect()
+                with self._watched(connection.sock):
+                    connection.request("POST", root + path, body, self._headers | {"X-Request-Id": request_id})
+                    response = connection.getresponse()
+                    return response.status, response.read()
         except http.client.HTTPException as error:
             raise ConnectionError(f"the answer is not HTTP: {error!r}") from error
+
+    @contextmanager
+    def _watched(self, waiting: socket.socket) -> Iterator[None]:
+        self._sockets.add(waiting)
+        try:
+            yield
+        finally:
+            self._sockets.discard(waiting)

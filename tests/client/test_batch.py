@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,6 +128,23 @@ async def test_the_model_can_be_another(tmp_path: Path) -> None:
     options = BatchOptions(model="mine")
     await run(write(tmp_path / "in.jsonl", [line(0)]), tmp_path / "out.jsonl", sender, options)
     assert sender.asked[0]["model"] == "mine"
+
+
+def test_an_interrupt_ends_at_once_and_loses_nothing(tmp_path: Path) -> None:
+    backend = FakeBackend()
+    requests, out = write(tmp_path / "in.jsonl", [line(number) for number in range(4)]), tmp_path / "out.jsonl"
+    with served(backend) as url:
+        words = [str(requests), "-o", str(out), "--url", url, "--concurrency", "2"]
+        backend.delay = 60
+        process = subprocess.Popen([sys.executable, "-m", "ingot.cli", "batch", *words], stderr=subprocess.PIPE)
+        with process:
+            while backend.live < 2:
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=10) == 1
+        backend.delay = 0
+        assert CliRunner().invoke(batch, words).exit_code == 0
+    assert len(answers_in(out)) == 4
 
 
 @pytest.mark.parametrize(
