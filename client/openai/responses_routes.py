@@ -1,4 +1,4 @@
-"""/v1/responses: create, stream, run in the background, ask for again, cancel, delete."""
+"""/v1/responses: create, stream, run in the background, ask for again, cancel, delete, count tokens."""
 
 from __future__ import annotations
 
@@ -43,6 +43,13 @@ def add_responses_routes(app: FastAPI, backend: Backend) -> None:
         ((outcome,),) = await until_gone(request, collect(chunks, 1, 1))
         keep(outcome)
         return json_reply(answer.ended(outcome))
+
+    @app.post("/v1/responses/input_tokens", openapi_extra=api_schema(ResponsesRequest))
+    async def input_tokens(request: Request) -> Response:
+        ask = await read_body(request, ResponsesRequest, REFUSED_RESPONSES)
+        answer = Answer(ask, earlier_turns(store, ask, caller_of(request.headers)) + turns_of(ask))
+        count = len(await backend.tokenize(ask.model, answer.request().prompt))
+        return json_reply({"object": "response.input_tokens", "input_tokens": count})
 
     @app.get("/v1/responses/{response_id}")
     async def retrieve(request: Request, response_id: str) -> Response:

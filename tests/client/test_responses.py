@@ -135,6 +135,11 @@ def test_cancel_gives_the_engine_back(client: openai.OpenAI, backend: FakeBacken
         client.responses.cancel(client.responses.create(model=NAME, input="hello").id)
 
 
+def test_tokens_are_counted(client: openai.OpenAI, backend: FakeBackend) -> None:
+    assert client.responses.input_tokens.count(model=NAME, input="hello").input_tokens == 5
+    assert backend.seen == []
+
+
 def test_every_official_field_is_used_or_refused() -> None:
     kinds = (
         response_create_params.ResponseCreateParamsNonStreaming,
