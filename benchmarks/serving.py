@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import shlex
-import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 import click
+from record import publish
 from rich.console import Console
 from rich.table import Table
 
@@ -162,6 +161,7 @@ def show(title: str, found: dict[str, Any]) -> None:
 @click.option("--max-tokens", default=64, show_default=True)
 @click.option("--api-key", default="none", envvar="INGOT_API_KEY")
 @click.option("--ttft-ms", default=1000.0, show_default=True, help="Goodput's bound on TTFT.")
+@click.option("--record", is_flag=True, help="Keep the figures in benchmarks/results/.")
 @click.option("--itl-ms", default=100.0, show_default=True, help="Goodput's bound on the mean ITL.")
 def main(
     url: str,
@@ -174,13 +174,13 @@ def main(
     api_key: str,
     ttft_ms: float,
     itl_ms: float,
+    record: bool,
 ) -> None:
     """Asks URL (an OpenAI base URL, with /v1) many times at once and prints how long it took."""
     load = Load(url=url, model=model, prompt=prompt, max_tokens=max_tokens, api_key=api_key)
     found = measure(load, streams=streams, requests=requests, rate=rate, ttft_ms=ttft_ms, itl_ms=itl_ms)
     show(f"{model} at {url}", found)
-    command = shlex.join(["python", "benchmarks/serving.py", *sys.argv[1:]])
-    click.echo(json.dumps({"benchmark": "serving", "streams": streams, **found, "command": command}))
+    publish({"benchmark": "serving", "streams": streams, **found}, record=record)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,7 @@ python benchmarks/triton_overhead.py. Each server runs as a person would start i
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -23,6 +21,7 @@ import click
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+from record import publish
 from serving import Load, measure, show
 from tests.e2e.triton import ADMIN_KEY, put_version, triton
 from tests.engines import LOADER, NAME, worker_path, write_engine
@@ -66,7 +65,8 @@ def load_on(url: str, streams: int, requests: int) -> dict[str, Any]:
 @click.option("--streams", default=64, show_default=True)
 @click.option("--requests", default=256, show_default=True)
 @click.option("--step-ms", default=20.0, show_default=True, help="How long a step takes.")
-def main(streams: int, requests: int, step_ms: float) -> None:
+@click.option("--record", is_flag=True, help="Keep the figures in benchmarks/results/.")
+def main(streams: int, requests: int, step_ms: float, record: bool) -> None:
     """Measures the embedded server, then `ingot serve --triton`."""
     with tempfile.TemporaryDirectory() as folder:
         engine = write_engine(
@@ -88,8 +88,7 @@ def main(streams: int, requests: int, step_ms: float) -> None:
     added = through["ttft_ms_p50"] - embedded["ttft_ms_p50"]
     click.echo(f"Triton keeps {kept:.0%} of the tokens/s and adds {added:.1f} ms to the median TTFT")
     found = {"kept": round(kept, 3), "added_ttft_ms_p50": round(added, 2), "embedded": embedded, "triton": through}
-    command = shlex.join(["python", "benchmarks/triton_overhead.py", *sys.argv[1:]])
-    click.echo(json.dumps({"benchmark": "triton_overhead", "streams": streams, **found, "command": command}))
+    publish({"benchmark": "triton_overhead", "streams": streams, **found}, record=record)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import signal
 import sys
@@ -11,8 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-
-from ingot.errors import UnavailableError
 
 if TYPE_CHECKING:
     from ingot.client.triton_process import TritonServer
@@ -89,7 +86,7 @@ def render_engines(engines: tuple[str, ...], repository: Path) -> None:
 
 
 async def keep(server: TritonServer) -> None:
-    """Until a signal, or until the server ends by itself: UnavailableError."""
+    """Until a signal."""
     from ingot.client.grpc_async import AsyncClient
     from ingot.client.grpc_wire import ClientOptions
     from ingot.client.triton_keeper import Keeper
@@ -100,10 +97,8 @@ async def keep(server: TritonServer) -> None:
     async with AsyncClient(server.grpc_address, ClientOptions(admin_key=server.options.admin_key)) as client:
         for row in await client.models():
             click.echo(f"{row.name} version {row.version or '-'}: {row.state or 'not loaded'} {row.reason}", err=True)
-        keeper = asyncio.create_task(Keeper(client).run())
-        while not stop.is_set():
-            if not server.running():
-                raise UnavailableError("tritonserver ended.", mend="Its log above says why.")
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), 0.5)
+        keeper = asyncio.create_task(Keeper(client, server).run())
+        await asyncio.wait([keeper, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
+        if keeper.done():
+            keeper.result()  # only a mistake of ours ends it
         keeper.cancel()

@@ -1,6 +1,6 @@
-"""Keeps a local Triton's models alive: probes each with a real call and loads again what has died.
+"""Keeps a local Triton alive: probes each model with a real call, loads again what has died, starts a dead server again.
 
-Triton never restarts a dead model process, and calls it ready all the while.
+Triton never restarts a dead model process, calls it ready all the while, and at times falls with it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 
 from ingot.client.grpc_async import AsyncClient
+from ingot.client.triton_process import TritonServer
 from ingot.errors import DeadlineError, ExecutorDiedError, IngotError
 
 PROBE_EVERY = 1.0  # seconds
@@ -22,18 +23,29 @@ logger = logging.getLogger(__name__)
 class Keeper:
     """`await keeper.run()` until cancelled. The client needs the server's admin key."""
 
-    def __init__(self, client: AsyncClient) -> None:
+    def __init__(self, client: AsyncClient, server: TritonServer) -> None:
         self._client = client
+        self._server = server
         self._silent: Counter[str] = Counter()
         self.reloads: Counter[str] = Counter()
+        self.restarts = 0
 
     async def run(self) -> None:
         while True:
             await asyncio.sleep(PROBE_EVERY)
             try:
+                if not self._server.running():
+                    await self.restart()
                 await self.look()
             except IngotError as error:
                 logger.warning("%s", error)
+
+    async def restart(self) -> None:
+        logger.error("tritonserver died; starting it again")
+        self.restarts += 1
+        self._silent.clear()
+        await asyncio.to_thread(self._server.restart)
+        logger.warning("tritonserver is back")
 
     async def look(self) -> None:
         """Probes every loaded version once, and reloads what needs it."""

@@ -85,6 +85,11 @@ class TritonServer:
             self.stop()
             raise
 
+    def restart(self) -> None:
+        """Starts a server that ended, or was about to. Raises as start()."""
+        self.stop()
+        self.start()
+
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + self.options.load_timeout
         while not self.live():

@@ -27,7 +27,7 @@ from ingot.runtime.streams import RequestStream
 from ingot.runtime.text import Tokenizer
 from ingot.runtime.worker import DEFAULT_LOADER, StepLoop, load_from
 
-TICK_SECONDS = 0.5  # between two reports of the executor's counters
+TICK_SECONDS = 1.0  # between two reports of the executor's counters
 JOIN_SECONDS = 30.0
 
 logger = logging.getLogger(__name__)

@@ -49,11 +49,16 @@ Compiler = Callable[[CompileJob, Path], Compiled]
 
 
 def compiler_of(target: str) -> Compiler:
-    """Raises DependencyError where this ingot has no compiler for the target."""
+    """Raises DependencyError where this ingot has no compiler for the target, or this machine lacks what it needs."""
     module, _, name = COMPILERS[target].partition(":")
     if find_spec(module) is None:
         have = [known for known, place in COMPILERS.items() if find_spec(place.partition(":")[0])]
         raise DependencyError(f"This ingot cannot compile for {target}.", mend=f"Use --target {' or '.join(have)}.")
+    if target == "cuda" and resolve_target("auto") != "cuda":
+        raise DependencyError(
+            "This machine cannot compile for cuda: kernels are chosen by measuring them, and PyTorch sees no NVIDIA GPU.",
+            mend="Build on the GPU that will serve, or with --target cpu.",
+        )
     return cast(Compiler, getattr(import_module(module), name))
 
 

@@ -15,6 +15,7 @@ import torch
 import triton
 from torch import Tensor
 
+from ingot.network.config import ModelConfig
 from ingot.plugins.attention import kernels
 from ingot.plugins.attention.tiles import prefill_rows
 from ingot.plugins.cubin import kernel
@@ -81,6 +82,22 @@ def choose_decode(
     return DecodeChoice(splits=splits, cuda=cuda, warps=8, sub=1)
 
 
+def decode_defines(choice: DecodeChoice, *, dim: int, group: int, page: int, fp8: bool) -> dict[str, int]:
+    """What decode.cu is compiled with."""
+    return {"HEAD_DIM": dim, "GROUP": group, "PAGE": page, "KV_FP8": int(fp8), "WARPS": choice.warps, "SUB": choice.sub}
+
+
+def compile_decode(
+    config: ModelConfig, max_num_seqs: int, max_length: int, page: int, dtype: torch.dtype, kv_dtype: torch.dtype
+) -> None:
+    """Has the CUDA C++ decode kernel in the kernel cache in every form that batches up to max_num_seqs choose."""
+    group, fp8 = config.num_heads // config.num_kv_heads, kv_dtype == torch.float8_e4m3fn
+    for num_seqs in range(1, max_num_seqs + 1):
+        choice = choose_decode(num_seqs, config.num_kv_heads, group, config.head_dim, kv_dtype, max_length)
+        if choice.cuda and dtype == torch.bfloat16:
+            kernel(SOURCE, "paged_decode", decode_defines(choice, dim=config.head_dim, group=group, page=page, fp8=fp8))
+
+
 def decode(q: Tensor, paged: Paged, out: Tensor, work: Workspace, choice: DecodeChoice) -> None:
     """q, out (S, H, D): one query token per sequence over its context, which already holds that token."""
     num_seqs, num_heads, dim = q.shape
@@ -89,14 +106,7 @@ def decode(q: Tensor, paged: Paged, out: Tensor, work: Workspace, choice: Decode
     grid = (choice.splits, num_kv_heads, num_seqs)
     if choice.cuda and q.dtype == torch.bfloat16:
         fp8 = paged.cache.dtype == torch.float8_e4m3fn
-        defines = {
-            "HEAD_DIM": dim,
-            "GROUP": group,
-            "PAGE": page,
-            "KV_FP8": int(fp8),
-            "WARPS": choice.warps,
-            "SUB": choice.sub,
-        }
+        defines = decode_defines(choice, dim=dim, group=group, page=page, fp8=fp8)
         kernel(SOURCE, "paged_decode", defines).launch(
             grid, 32 * choice.warps,
             [out, q, paged.cache, paged.page_table, paged.rows, paged.lengths, work.partial, work.counters,
