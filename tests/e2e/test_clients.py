@@ -13,21 +13,11 @@ import pytest
 from anthropic.types import MessageParam
 from huggingface_hub import InferenceClient
 from tests.client.served import served
-from tests.e2e.test_serve_command import ROOT, ingot
+from tests.e2e.cli import ingot
 
 from ingot.client.embedded import EmbeddedBackend
 
 QUESTION, ANSWER = "What is 17 + 25?", "17 + 25 = 42."
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny")
-    words = ["--target", "cpu", "--quant", "none", "--cache", str(folder / "cache"), "--max-model-len", "256"]
-    with ingot("build", str(ROOT / "examples" / "tiny"), "-o", str(folder / "tiny"), "--name", "tiny", *words) as build:
-        _, told = build.communicate(timeout=120)
-    assert build.returncode == 0, told
-    return folder / "tiny"
 
 
 @pytest.fixture(scope="module")
