@@ -94,8 +94,9 @@ figures: $(VENV)/.dev ## write README's figures from benchmarks/results/
 tensorrt-check: $(VENV)/.dev ## prove the TensorRT targets on this machine, a verdict a line
 	$(PY) benchmarks/tensorrt_check.py
 
-docs: $(VENV)/.dev ## write docs/cli.md from the commands' own help
+docs: $(VENV)/.dev ## write docs/cli.md from the commands' own help, docs/openai.md from the server's fields
 	$(PY) docs/cli_page.py > docs/cli.md
+	$(PY) docs/openai_page.py > docs/openai.md
 
 wheel: $(VENV)/.dev ## sdist and wheel into dist/
 	rm -rf build dist && $(PY) -m pip wheel --no-deps -w dist .

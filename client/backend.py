@@ -17,6 +17,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     vocab_size: int
     target: str
     quant: str
+    tool_parser: str | None = None  # how the model writes tool calls: a name in client/openai/tool_parsers.py
+    reasoning_parser: str | None = None  # how it marks its thoughts: a name in client/openai/reasoning.py
     fingerprint: str = ""  # of the engine's manifest: the same figure, the same engine
 
 

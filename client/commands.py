@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ingot.client.openai.reasoning import MARKS
+from ingot.client.openai.tool_parsers import NOTATIONS
+
 if TYPE_CHECKING:
     from ingot.client.ask_triton import TritonChat
     from ingot.client.backend import Backend
@@ -53,6 +56,13 @@ LOG_LEVELS = click.Choice(["debug", "info", "warning", "error"])
     type=click.FloatRange(0),
     help="For running requests on SIGTERM.",
 )
+@click.option(
+    "--tool-call-parser",
+    "tool_parser",
+    type=click.Choice(sorted(NOTATIONS)),
+    help="How the model writes tool calls; guessed from its chat template if not given.",
+)
+@click.option("--reasoning-parser", type=click.Choice(sorted(MARKS)), help="How the model marks its thoughts.")
 @click.option("--max-body-mib", default=32, show_default=True, type=click.IntRange(1), help="Largest request body.")
 @click.option("--log-level", default="info", show_default=True, type=LOG_LEVELS, help="What is logged, to stderr.")
 def serve(
@@ -69,6 +79,8 @@ def serve(
     open_health: bool,
     max_queue: int,
     drain_seconds: float,
+    tool_parser: str | None,
+    reasoning_parser: str | None,
     max_body_mib: int,
     log_level: str,
 ) -> None:
@@ -83,9 +95,11 @@ def serve(
     if (engine is None) == (triton is None):
         raise click.UsageError("give either ENGINE or --triton HOST:PORT")
     backend = (
-        triton_backend(triton, models, routes, admin_key)
+        triton_backend(triton, models, routes, admin_key, tool_parser, reasoning_parser)
         if triton is not None
-        else embedded_backend(Path(engine or ""), served_model_name, max_queue, log_level)
+        else embedded_backend(
+            Path(engine or ""), served_model_name, max_queue, log_level, tool_parser, reasoning_parser
+        )
     )
     keys = (*api_keys, *keys_of(api_key_file))
     if not all(keys):
@@ -96,21 +110,49 @@ def serve(
     run(backend, ServeOptions(host=host, port=port, drain_seconds=drain_seconds, log_level=log_level, gate=gate))
 
 
-def embedded_backend(engine: Path, served_model_name: str | None, max_queue: int, log_level: str) -> Backend:
+def embedded_backend(
+    engine: Path,
+    served_model_name: str | None,
+    max_queue: int,
+    log_level: str,
+    tool_parser: str | None,
+    reasoning_parser: str | None,
+) -> Backend:
     from ingot.client.embedded import EmbeddedBackend, EmbeddedOptions
     from ingot.runtime.supervisor import SupervisorOptions
 
     supervisor = SupervisorOptions(log_level=log_level)
-    options = EmbeddedOptions(served_model_name=served_model_name, max_queue=max_queue, supervisor=supervisor)
+    options = EmbeddedOptions(
+        served_model_name=served_model_name,
+        tool_parser=tool_parser,
+        reasoning_parser=reasoning_parser,
+        max_queue=max_queue,
+        supervisor=supervisor,
+    )
     return EmbeddedBackend(engine, options)
 
 
-def triton_backend(address: str, models: tuple[str, ...], routes: Path | None, admin_key: str | None) -> Backend:
+def triton_backend(
+    address: str,
+    models: tuple[str, ...],
+    routes: Path | None,
+    admin_key: str | None,
+    tool_parser: str | None,
+    reasoning_parser: str | None,
+) -> Backend:
     from ingot.client.grpc_wire import ClientOptions
     from ingot.client.triton_backend import TritonBackend, TritonOptions
 
     client = ClientOptions(timeout=3600.0, admin_key=admin_key)
-    return TritonBackend(TritonOptions(address=address, models=models, routes=routes, client=client))
+    options = TritonOptions(
+        address=address,
+        models=models,
+        routes=routes,
+        client=client,
+        tool_parser=tool_parser,
+        reasoning_parser=reasoning_parser,
+    )
+    return TritonBackend(options)
 
 
 def keys_of(path: Path | None) -> list[str]:

@@ -12,9 +12,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from ingot.client.backend import Health, ModelCard
 from ingot.client.inbox import MAX_PENDING_CHUNKS, Inbox
 from ingot.client.metrics import Metrics, Stopwatch
+from ingot.client.openai.tool_parsers import guess_notation
 from ingot.errors import IngotError, QueueFullError, RequestError, UnavailableError, UnknownModelError
 from ingot.manifest import FILE_NAME, Manifest, read_manifest
 from ingot.runtime.messages import Abort, FromExecutor, RequestFailed, TokenChunk
@@ -31,6 +34,8 @@ LONG_PROMPT_CHARS = 1024  # encoded in a thread, so that one long prompt does no
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EmbeddedOptions:
     served_model_name: str | None = None  # the manifest's name where None
+    tool_parser: str | None = None  # guessed from the chat template where None
+    reasoning_parser: str | None = None
     max_queue: int = 1024  # sequences that may wait beyond those the engine can run at once
     max_pending_chunks: int = MAX_PENDING_CHUNKS  # unread chunks of one request before it is cut off
     supervisor: SupervisorOptions = field(default_factory=SupervisorOptions)
@@ -77,7 +82,11 @@ class EmbeddedBackend:
         except IngotError:
             await self._supervisor.stop()
             raise
-        self._cards = [model_card(self._engine, self._manifest, self._name, self._tokenizer.vocab_size)]
+        card = model_card(self._engine, self._manifest, self._name, self._tokenizer.vocab_size)
+        notation = self._options.tool_parser or guess_notation(self._tokenizer.template_source)
+        self._cards = [
+            msgspec.structs.replace(card, tool_parser=notation, reasoning_parser=self._options.reasoning_parser)
+        ]
 
     async def stop(self, drain_seconds: float) -> None:
         self._draining = True

@@ -36,6 +36,8 @@ class TritonOptions:
     address: str = "localhost:8001"  # gRPC
     models: tuple[str, ...] = ()  # served names; empty: all that the server lists, which may need the admin key
     routes: Path | None = None
+    tool_parser: str | None = None  # of every model; none is guessed, for the templates are on the other side
+    reasoning_parser: str | None = None
     start_timeout: float = 60.0  # seconds until the server must answer
     client: ClientOptions = field(default_factory=lambda: ClientOptions(timeout=3600.0))
 
@@ -86,7 +88,13 @@ class TritonBackend:
             await self._client.close()
 
     async def models(self) -> list[ModelCard]:
-        return [card_of(name, found) for name, found in self._found.items() if isinstance(found, Description)]
+        options = self._options
+        parsers = {"tool_parser": options.tool_parser, "reasoning_parser": options.reasoning_parser}
+        return [
+            msgspec.structs.replace(card_of(name, found), **parsers)
+            for name, found in self._found.items()
+            if isinstance(found, Description)
+        ]
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         model, version = self._admit(request.model)

@@ -12,6 +12,7 @@ import msgspec
 from ingot.errors import IngotError, RequestError
 from ingot.manifest import Limits, check_files, read_manifest
 from ingot.runtime.executor import Executor
+from ingot.runtime.grammars.compiler import GrammarCompiler
 from ingot.runtime.messages import RequestFailed, Stats
 from ingot.runtime.params import SamplingParams
 from ingot.runtime.plan import Program
@@ -59,7 +60,8 @@ class LLM:
         self.name = name
         self.limits = limits
         self.tokenizer = tokenizer
-        self._executor = Executor(program, limits, tokenizer.eos_token_ids, max_waiting=MAX_WAITING)
+        grammars = GrammarCompiler(tokenizer.vocabulary())
+        self._executor = Executor(program, limits, tokenizer.eos_token_ids, max_waiting=MAX_WAITING, grammars=grammars)
 
     def generate(
         self,

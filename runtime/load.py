@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ingot.manifest import check_files, read_manifest
 from ingot.runtime.executor import Executor
+from ingot.runtime.grammars.compiler import GrammarCompiler
 from ingot.runtime.text import Tokenizer
 
 UNBOUNDED = 2**31 - 1  # whoever is in front bounds the queue
@@ -17,5 +18,11 @@ def load_executor(engine: Path) -> Executor:
 
     manifest = read_manifest(engine)
     check_files(engine, manifest)
-    eos_token_ids = Tokenizer.from_engine(engine).eos_token_ids
-    return Executor(load_program(engine, manifest), manifest.limits, eos_token_ids, max_waiting=UNBOUNDED)
+    tokenizer = Tokenizer.from_engine(engine)
+    return Executor(
+        load_program(engine, manifest),
+        manifest.limits,
+        tokenizer.eos_token_ids,
+        max_waiting=UNBOUNDED,
+        grammars=GrammarCompiler(tokenizer.vocabulary()),
+    )

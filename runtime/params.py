@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
+
+
+class Grammar(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the text must look like, as plain data; runtime/grammars makes token masks of it."""
+
+    kind: Literal["json_schema", "regex", "choice", "ebnf"]
+    text: str  # the schema as JSON, the expression, a JSON list of strings, or a grammar in GBNF with a rule `root`
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -27,3 +36,4 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     n: int = 1
     logprobs: int | None = None  # None: none; 0: the sampled token's; k: and the k best
     prompt_logprobs: int | None = None
+    grammar: Grammar | None = None  # goes before min_tokens where the two disagree

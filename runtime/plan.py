@@ -11,13 +11,31 @@ row sampled in the step before, which on a GPU never leaves the device.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from ingot.runtime.params import SamplingParams
 
 FEED = -1  # in Slice.tokens: "the token this row sampled last step"
+
+
+class TokenMatcher(Protocol):
+    """Follows one sequence's tokens through a grammar."""
+
+    def accept(self, token: int) -> bool:
+        """False where the grammar does not allow the token here; nothing has changed then."""
+        ...
+
+    def fill(self, masks: Any, row: int) -> None:
+        """Sets masks[row], an int32 tensor on the host of one bit per token: which tokens may come next."""
+        ...
+
+
+class Constraint(Protocol):
+    """A compiled grammar, shared by all sequences that follow it."""
+
+    def begin(self) -> TokenMatcher: ...
 
 
 @dataclass(slots=True)
@@ -30,6 +48,7 @@ class Arrival:
     seed: int  # always set: drawn for requests that name none
     prompt_tokens: list[int]  # penalties look at these
     output_tokens: list[int]  # non-empty after a preemption
+    constraint: Constraint | None = None  # of params.grammar
 
 
 class Slice(msgspec.Struct, gc=False):

@@ -1,7 +1,7 @@
 """Samples a step's tokens for many requests at once. Keeps what each row's parameters need; rows without them pay nothing.
 
-Order of operations is vLLM's: penalties, logit_bias, min_tokens, temperature, min_p, top_k, top_p. Log-probabilities are of
-the raw distribution, before all of these.
+Order of operations is vLLM's: penalties, logit_bias, min_tokens, temperature, min_p, top_k, top_p; a grammar's
+mask goes before temperature and has the last word. Log-probabilities are of the raw distribution, before all of these.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ingot.runtime.constraints import RowConstraints
 from ingot.runtime.draw import draw, draw_top_k, draw_truncated, finite
 from ingot.runtime.logprobs import token_logprobs
 from ingot.runtime.noise import uniform
 from ingot.runtime.params import SamplingParams
 from ingot.runtime.penalties import SeenTokens
-from ingot.runtime.plan import Arrival, TokenLogprobs
+from ingot.runtime.plan import Arrival, Slice, TokenLogprobs
 
 Rows = NDArray[np.int64]
 COLDEST = 1e-5  # temperatures below are greedy
@@ -60,6 +61,7 @@ class Sampler:
         self._logprobs = np.full(max_num_seqs, -1, np.int64)
         self._free_from = np.zeros(max_num_seqs, np.int64)  # position from which stop tokens may be sampled
         self._seen = SeenTokens(max_num_seqs, vocab_size, self._device)
+        self._constraints = RowConstraints(vocab_size, self._eos, self._device)
 
     def admit(self, arrival: Arrival) -> None:
         """A sequence takes a row; whatever the row held before is gone."""
@@ -74,19 +76,25 @@ class Sampler:
         self._edits[row] = self._read_edits(params)
         self._penalized[row] = bool(np.any(self._penalties[row] != (1, 0, 0)))
         self._biased[row] = bool(params.logit_bias)
+        self._constraints.admit(arrival)
         if self._penalized[row]:
             self._seen.begin(row, arrival.prompt_tokens, arrival.output_tokens)
 
     def release(self, row: int) -> None:
         self._edits[row] = None
+        self._constraints.release(row)
         for flags in (self._random, self._truncated, self._penalized, self._biased):
             flags[row] = False
         self._logprobs[row] = -1
         self._free_from[row] = 0
 
+    def follow(self, slices: Sequence[Slice]) -> None:
+        """Shows rows with a grammar their newest tokens; to be called before `sample` with the step's slices."""
+        self._constraints.follow(slices)
+
     def sample(self, logits: Tensor, rows: Rows, positions: Rows) -> Tensor:
         """logits (R, V) of `rows` (R,), whose tokens will stand at `positions` (R,) of their sequences -> tokens (R,)."""
-        edited = self._edit(logits, rows, positions)
+        edited = self._constraints.mask(self._edit(logits, rows, positions), rows)
         random = np.flatnonzero(self._random[rows])
         if len(random) < len(rows):
             tokens = edited.argmax(-1)

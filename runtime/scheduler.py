@@ -21,7 +21,7 @@ from heapq import heappop, heappush
 from ingot.manifest import Limits
 from ingot.runtime.leases import Leases
 from ingot.runtime.messages import Stats, TokenChunk, TokenRequest
-from ingot.runtime.plan import FEED, Arrival, Slice, StepPlan, StepResult, TokenLogprobs
+from ingot.runtime.plan import FEED, Arrival, Constraint, Slice, StepPlan, StepResult, TokenLogprobs
 from ingot.runtime.queue import ORDER, RequestQueue
 from ingot.runtime.sequence import Sequence, Status
 
@@ -68,9 +68,9 @@ class Scheduler:
 
     # -- requests in and out
 
-    def add(self, request: TokenRequest) -> None:
+    def add(self, request: TokenRequest, constraint: Constraint | None = None) -> None:
         """Queues params.n sequences. Raises RequestError for one that can never run, QueueFullError for one too many."""
-        self._queue.add(request, len(self._running))
+        self._queue.add(request, len(self._running), constraint)
 
     def abort(self, request_id: str, index: int | None = None) -> list[TokenChunk]:
         """Ends one sequence of a request, or all. Unknown and ended ones are no error: they may just have ended."""
@@ -121,6 +121,8 @@ class Scheduler:
                 launched.append(seq)
                 budget -= len(part.tokens)
                 continue
+            if unread < 1 and seq.constraint is not None:
+                continue  # its mask is made of the token that is on its way
             if start < seq.clear_until:
                 pages, new = seq.pages, 0
             elif start + 1 >= seq.max_len:
@@ -171,7 +173,8 @@ class Scheduler:
             seq.has_run = True
             seq.row = heappop(self._free_rows)
             outputs = seq.tokens[seq.num_prompt :]
-            plan.arrivals.append(Arrival(seq.row, seq.seq_id, seq.params, seq.seed, seq.request.token_ids, outputs))
+            prompt = seq.request.token_ids
+            plan.arrivals.append(Arrival(seq.row, seq.seq_id, seq.params, seq.seed, prompt, outputs, seq.constraint))
             part = self._read(seq, budget)
             plan.slices.append(part)
             launched.append(seq)

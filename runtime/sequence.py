@@ -6,7 +6,7 @@ from enum import Enum
 
 from ingot.runtime.messages import TokenRequest
 from ingot.runtime.params import SamplingParams
-from ingot.runtime.plan import TokenLogprobs
+from ingot.runtime.plan import Constraint, TokenLogprobs
 
 NO_ROW = -1
 
@@ -28,6 +28,7 @@ class Sequence:
         "cache_salt",
         "cached_tokens",
         "clear_until",
+        "constraint",
         "covered",
         "followers",
         "has_run",
@@ -60,11 +61,13 @@ class Sequence:
         arrival: int,
         max_len: int,
         stop_token_ids: frozenset[int],
+        constraint: Constraint | None = None,
     ) -> None:
         self.request = request
         self.request_id = request.request_id
         self.cache_salt = request.cache_salt
         self.index = index
+        self.constraint = constraint  # its next mask depends on its last token: it never runs ahead of settling
         self.seq_id = seq_id
         self.seed = ((request.params.seed or 0) + index) % 2**63
         self.order = (request.priority, arrival, index)  # smaller runs sooner and is preempted later

@@ -29,6 +29,10 @@ class ChatTemplate:
         self._sources = dict(sources)
         self._special_tokens = dict(special_tokens)
 
+    def source(self, *, with_tools: bool) -> str:
+        default = self._sources["default"]
+        return self._sources.get("tool_use", default) if with_tools else default
+
     def render(self, prompt: Prompt) -> str:
         """The text of prompt.messages. Raises RequestError where the template refuses them, EngineError where it is broken."""
         from jinja2 import TemplateError, TemplateSyntaxError  # with transformers: seconds that only chats pay
@@ -41,9 +45,7 @@ class ChatTemplate:
                 param="chat_template_kwargs",
                 mend="Leave them out.",
             )
-        source = self._sources["default"]
-        if prompt.tools:
-            source = self._sources.get("tool_use", source)
+        source = self.source(with_tools=bool(prompt.tools))
         try:
             text = render_jinja_template(
                 conversations=[prompt.messages or []],

@@ -11,6 +11,7 @@ import tokenizers
 
 from ingot.errors import EngineError, RequestError
 from ingot.runtime.decoding import BytesDecoder, Spelling, TextDecoder, WindowDecoder
+from ingot.runtime.grammars.messages import Vocabulary
 from ingot.runtime.request import Prompt
 from ingot.runtime.template import ChatTemplate
 
@@ -64,6 +65,11 @@ class Tokenizer:
     @property
     def has_chat_template(self) -> bool:
         return self._chat_template is not None
+
+    @property
+    def template_source(self) -> str:
+        """The chat template with which tools are rendered; empty where there is none."""
+        return "" if self._chat_template is None else self._chat_template.source(with_tools=True)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Raises RequestError for text that is not Unicode (lone surrogates)."""
@@ -120,6 +126,12 @@ class Tokenizer:
                 found = self.decode([token_id], skip_special_tokens=False).encode()
             self._bytes[token_id] = found
         return found
+
+    def vocabulary(self) -> Vocabulary:
+        """What grammars may be spelled with: every token but the special ones and those that only pad the model."""
+        known = self._backend.get_vocab_size(with_added_tokens=True)
+        spelled = [b"" if i >= known or i in self._special else self.token_bytes(i) for i in range(self.vocab_size)]
+        return Vocabulary(tokens=spelled, eos_token_ids=list(self.eos_token_ids))
 
     def decoder(self, prompt: Sequence[int], *, skip_special_tokens: bool) -> TextDecoder:
         """Follows the tokens that come after `prompt`."""

@@ -6,6 +6,7 @@ import msgspec
 
 from ingot.errors import RequestError
 from ingot.manifest import Limits
+from ingot.runtime.grammars.check import check_grammar
 from ingot.runtime.params import SamplingParams
 
 MAX_N = 128
@@ -52,6 +53,10 @@ def check_params(params: SamplingParams, vocab_size: int) -> None:
             _refuse(field, value, _range(low, high, above=field in ABOVE_ZERO))
     if params.max_tokens is not None and params.min_tokens > params.max_tokens:
         _refuse("min_tokens", params.min_tokens, f"at most max_tokens, {params.max_tokens}")
+    if params.grammar is not None:
+        check_grammar(params.grammar)
+        if params.ignore_eos:
+            _refuse("ignore_eos", True, "false where a grammar says where the text ends")
     _check_stops(params.stop)
     if len(params.stop_token_ids) > MAX_STOP_TOKEN_IDS:
         _refuse("stop_token_ids", f"{len(params.stop_token_ids)} ids", f"at most {MAX_STOP_TOKEN_IDS}")

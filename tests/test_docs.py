@@ -15,6 +15,11 @@ def test_cli_page_is_what_help_prints() -> None:
     assert (ROOT / "docs" / "cli.md").read_text() == out.stdout, "run `make docs`"
 
 
+def test_openai_page_is_what_the_code_honours() -> None:
+    out = subprocess.run([sys.executable, ROOT / "docs" / "openai_page.py"], capture_output=True, text=True, check=True)
+    assert (ROOT / "docs" / "openai.md").read_text() == out.stdout, "run `make docs`"
+
+
 def test_request_journey_names_functions_that_exist() -> None:
     """docs/request.md names each station as `file:function`; every one of them must be there."""
     stations = re.findall(r"`([a-z_/]+\.py):([A-Za-z_.]+)`", (ROOT / "docs" / "request.md").read_text())

@@ -26,6 +26,7 @@ from ingot.client.openai.schema_completions import CompletionRequest, Detokenize
 from ingot.client.openai.schema_sampling import api_schema
 from ingot.client.openai.sse import ChatEvents, CompletionEvents, UsageTail
 from ingot.client.openai.streaming import collect, event_stream, merge, number_zero, until_gone
+from ingot.client.openai.tools import reading_of
 from ingot.client.tgi.routes import add_tgi_routes
 from ingot.errors import UnknownModelError
 from ingot.runtime.request import GenerateRequest
@@ -52,17 +53,26 @@ def add_generation_routes(app: FastAPI, backend: Backend) -> None:
     async def chat(request: Request) -> Response:
         body = await read_body(request, ChatRequest, REFUSED_CHAT)
         card = await find_model(backend, body.model)
-        ours = chat_to_ours(body, f"chatcmpl-{uuid.uuid4().hex}")
+        reading = reading_of(body, card)
+        ours = chat_to_ours(body, f"chatcmpl-{uuid.uuid4().hex}", marked=reading.needed)
         chunks = number_zero(backend.generate(ours))
         if body.stream:
             head = reply_head(ours.request_id, "chat.completion.chunk", card)
             usage = UsageTail(include=body.include_usage, continuous=body.continuous_usage)
-            events = ChatEvents(head, usage, logprobs=bool(body.logprobs), token_ids=bool(body.return_token_ids))
+            events = ChatEvents(
+                head, usage, logprobs=bool(body.logprobs), token_ids=bool(body.return_token_ids), reading=reading
+            )
             return await event_stream(request, chunks, events)
         (outcomes,) = await until_gone(request, collect(chunks, 1, ours.params.n))
         head = reply_head(ours.request_id, "chat.completion", card)
         return json_reply(
-            chat_body(head, outcomes, logprobs=bool(body.logprobs), token_ids=bool(body.return_token_ids))
+            chat_body(
+                head,
+                outcomes,
+                logprobs=bool(body.logprobs),
+                token_ids=bool(body.return_token_ids),
+                reading=reading,
+            )
         )
 
     @app.post("/v1/completions", openapi_extra=api_schema(CompletionRequest))

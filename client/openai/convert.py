@@ -10,6 +10,8 @@ from ingot.client.openai.refusals import REFUSED_CHAT, REFUSED_COMPLETIONS
 from ingot.client.openai.schema_chat import ChatRequest, Message
 from ingot.client.openai.schema_completions import CompletionRequest, TokenizeRequest
 from ingot.client.openai.schema_sampling import SamplingFields
+from ingot.client.openai.structured import grammar_of
+from ingot.client.openai.tools import forced_call
 from ingot.errors import RequestError
 from ingot.runtime.params import SamplingParams
 from ingot.runtime.request import GenerateRequest, Prompt
@@ -35,7 +37,8 @@ SAME_NAME = [
 ]
 
 
-def chat_to_ours(body: ChatRequest, request_id: str) -> GenerateRequest:
+def chat_to_ours(body: ChatRequest, request_id: str, *, marked: bool = False) -> GenerateRequest:
+    """`marked`: thoughts or calls are to be found in the answer by their marks."""
     if body.max_tokens is not None and body.max_completion_tokens not in (None, body.max_tokens):
         raise RequestError("'max_tokens' and 'max_completion_tokens' differ.", mend="Give one.", param="max_tokens")
     if body.max_tokens == 0:
@@ -45,11 +48,20 @@ def chat_to_ours(body: ChatRequest, request_id: str) -> GenerateRequest:
             "'top_logprobs' is given without 'logprobs'.", mend="Set logprobs to true.", param="top_logprobs"
         )
     check_stream(body)
+    call = forced_call(body)
     params = sampling_params(
         body,
         max_tokens=body.max_completion_tokens if body.max_tokens is None else body.max_tokens,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )
+    if call is not None:
+        if params.grammar is not None:
+            raise RequestError(
+                "A call is required and another format is asked for.", mend="Ask for one of them.", param="tool_choice"
+            )
+        params = msgspec.structs.replace(params, grammar=call)
+    if marked and body.skip_special_tokens is None:  # the marks are special tokens of many families
+        params = msgspec.structs.replace(params, skip_special_tokens=False)
     return GenerateRequest(
         request_id=request_id,
         model=body.model,
@@ -137,7 +149,7 @@ def sampling_params(body: SamplingFields, *, max_tokens: int | None, logprobs: i
         given["logit_bias"] = {token_id_of(key): bias for key, bias in body.logit_bias.items()}
     if max_tokens is not None and body.min_tokens is not None and body.min_tokens > max_tokens:
         raise RequestError("'min_tokens' is larger than 'max_tokens'.", mend="Lower min_tokens.", param="min_tokens")
-    return SamplingParams(max_tokens=max_tokens, logprobs=logprobs, **given)
+    return SamplingParams(max_tokens=max_tokens, logprobs=logprobs, grammar=grammar_of(body), **given)
 
 
 def token_id_of(key: str) -> int:
@@ -165,14 +177,8 @@ def check_stream(body: SamplingFields) -> None:
 
 
 def tools_for_template(body: ChatRequest) -> list[dict[str, Any]] | None:
-    """Tools may stand in the prompt; calling them is not parsed yet, so a request must say that none is to be called."""
-    if not body.tools:
-        return None
-    if body.tool_choice != "none":
-        raise RequestError(
-            "Tool calls are not supported.", mend='Set tool_choice to "none" or leave tools out.', param="tools"
-        )
-    return body.tools
+    """As they came, without what was not given."""
+    return [tool.model_dump(exclude_none=True) for tool in body.tools] if body.tools else None
 
 
 def chat_prompt(

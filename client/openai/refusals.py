@@ -53,9 +53,6 @@ REFUSED_CHAT: dict[str, Refusal] = {
     "reasoning_effort": Refusal(
         harmless=one_of("none"), mend="Steer a reasoning model through chat_template_kwargs instead."
     ),
-    "response_format": Refusal(
-        harmless=one_of({"type": "text"}), mend='Only {"type": "text"} is supported; ask for JSON in the prompt.'
-    ),
     "safety_identifier": Refusal(harmless=is_label, mend="Give a short string."),
     "service_tier": Refusal(harmless=one_of("auto", "default"), mend='Only "auto" and "default" are supported.'),
     "store": Refusal(harmless=one_of(False), mend="This server stores nothing; leave it out."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ingot.client.openai.answers import AS_TEXT, Reading
 from ingot.runtime.request import Chunk, Logprob, Usage
 
 
@@ -111,14 +112,22 @@ def floor(logprob: float) -> float:
     return max(logprob, -9999.0)
 
 
-def chat_body(head: dict[str, Any], outcomes: list[Outcome], *, logprobs: bool, token_ids: bool) -> dict[str, Any]:
+def chat_body(
+    head: dict[str, Any],
+    outcomes: list[Outcome],
+    *,
+    logprobs: bool,
+    token_ids: bool,
+    reading: Reading = AS_TEXT,
+) -> dict[str, Any]:
     choices = []
     for i, outcome in enumerate(outcomes):
+        message, finish_reason = reading.message(outcome.text, outcome.finish_reason)
         choice: dict[str, Any] = {
             "index": i,
-            "message": {"role": "assistant", "content": outcome.text, "refusal": None},
+            "message": message,
             "logprobs": chat_logprobs(outcome.logprobs) if logprobs else None,
-            "finish_reason": outcome.finish_reason,
+            "finish_reason": finish_reason,
             "stop_reason": outcome.stop_reason,
         }
         if token_ids:

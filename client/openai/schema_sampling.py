@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ingot.client.openai.schema_structured import Choices, ResponseFormat, Schema, StructuredOutputs, Text
+
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 MAX_SEQUENCES = 128  # n
 MAX_LOGPROBS = 20
@@ -46,6 +48,7 @@ class SamplingFields(BaseModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
+    response_format: ResponseFormat | None = None
 
     # vLLM's extras
     top_k: Annotated[int | None, Field(ge=-1, lt=COUNT_BOUND)] = None
@@ -57,6 +60,11 @@ class SamplingFields(BaseModel):
     skip_special_tokens: bool | None = None
     include_stop_str_in_output: bool | None = None
     prompt_logprobs: Annotated[int | None, Field(ge=0, le=MAX_LOGPROBS)] = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: Schema | Text | None = None
+    guided_regex: Text | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: Text | None = None
     add_special_tokens: bool | None = None
     return_token_ids: bool | None = None
     cache_salt: Annotated[str | None, Field(min_length=1, max_length=256)] = None

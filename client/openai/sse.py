@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from ingot.client.openai.answers import AS_TEXT, AnswerReader, Reading, delta_body
 from ingot.client.openai.errors import error_event
 from ingot.client.openai.replies import (
     CompletionAsk,
@@ -55,8 +56,18 @@ class UsageTail:
 class ChatEvents:
     """The events of one chat answer."""
 
-    def __init__(self, head: dict[str, Any], usage: UsageTail, *, logprobs: bool, token_ids: bool) -> None:
+    def __init__(
+        self,
+        head: dict[str, Any],
+        usage: UsageTail,
+        *,
+        logprobs: bool,
+        token_ids: bool,
+        reading: Reading = AS_TEXT,
+    ) -> None:
         self._start = event_parts(head)
+        self._reading = reading
+        self._readers: dict[int, AnswerReader] = {}  # where the text is more than content
         self._usage = usage
         self._logprobs, self._token_ids = logprobs, token_ids
         self._begun: set[int] = set()
@@ -68,20 +79,28 @@ class ChatEvents:
             self._begun.add(chunk.index)
             role = b'{"index":%d,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}'
             events = self._start + role % chunk.index + tail
-        if not (chunk.text or chunk.finish_reason or chunk.logprobs or self._token_ids):
+        delta, finish_reason = self._delta(chunk)
+        if not (delta != b"{}" or finish_reason or chunk.logprobs or self._token_ids):
             return events
-        delta = b'{"content":' + _encode(chunk.text) + b"}" if chunk.text else b"{}"
         choice = b'{"index":%d,"delta":%b,"logprobs":%b,"finish_reason":%b' % (
             chunk.index,
             delta,
             _encode(chat_logprobs(chunk.logprobs)) if self._logprobs and chunk.logprobs else b"null",
-            _encode(chunk.finish_reason),
+            _encode(finish_reason),
         )
         if chunk.finish_reason:
             choice += b',"stop_reason":' + _encode(chunk.stop_reason)
         if self._token_ids:
             choice += b',"token_ids":' + _encode(chunk.token_ids)
         return events + self._start + choice + b"}" + tail
+
+    def _delta(self, chunk: Chunk) -> tuple[bytes, str | None]:
+        """The event's delta, and its finish_reason."""
+        if not self._reading.needed:
+            return b'{"content":' + _encode(chunk.text) + b"}" if chunk.text else b"{}", chunk.finish_reason
+        reader = self._readers.setdefault(chunk.index, self._reading.reader())
+        delta = reader.push(chunk.text, last=chunk.finish_reason is not None)
+        return _encode(delta_body(delta)), self._reading.finish_reason(reader, chunk.finish_reason)
 
     def end(self) -> bytes:
         return self._usage.last_event(self._start) + DONE

@@ -97,6 +97,7 @@ class CpuProgram:
     def _run(self, slices: list[Slice]) -> StepResult:
         scored = [(i, n) for i, part in enumerate(slices) if (n := self._num_scored(part))]
         layout = self._tables.layout(slices, scored)
+        self._sampler.follow(slices)
         logits = decoder(self._ops, self._config, layout.batch)
         tokens, logprobs = self._sample(logits[: len(layout.sampling)], layout, len(slices))
         prompt_logprobs: list[list[TokenLogprobs] | None] = [None] * len(slices)

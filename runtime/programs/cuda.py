@@ -141,6 +141,7 @@ class CudaProgram:
     ) -> Tensor:
         rows = np.array([slices[i].row for i in sampling], np.int64)
         positions = np.array([slices[i].start + len(slices[i].tokens) for i in sampling], np.int64)
+        self._sampler.follow(slices)
         tokens = self._sampler.sample(logits, rows, positions)
         self._tables.last_tokens[self._tables.put(rows.astype(np.int32)).long()] = tokens.int()
         for i, entry in zip(sampling, self._sampler.logprobs(logits, rows, tokens), strict=True):
@@ -175,7 +176,7 @@ def is_plain(params: SamplingParams) -> bool:
         params.temperature < COLDEST and params.logprobs is None and not params.logit_bias and not params.min_tokens
     )
     penalties = (params.repetition_penalty, params.presence_penalty, params.frequency_penalty)
-    return greedy_only and penalties == (1.0, 0.0, 0.0)
+    return greedy_only and penalties == (1.0, 0.0, 0.0) and params.grammar is None
 
 
 def load_cuda_program(

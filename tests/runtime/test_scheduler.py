@@ -203,3 +203,30 @@ def test_a_token_sampled_before_a_preemption_is_kept() -> None:
     plan = decide(scheduler)
     assert shape(plan) == [(0, 0, [13, 14, 15, 21, 23], [1, 2, 3], 3, True)]
     assert plan.arrivals[0].output_tokens == [21, 23]
+
+
+def test_a_constrained_sequence_waits_for_its_token_and_others_do_not() -> None:
+    scheduler = build()
+    scheduler.add(ask("free", [1, 2]))
+    scheduler.add(ask("bound", [3, 4]), Anything())
+    first = decide(scheduler)
+    ahead = decide(scheduler)
+    assert [part.tokens for part in ahead.slices] == [[FEED]]
+    scheduler.settle(first, answer(first, 7, 8))
+    after = decide(scheduler)
+    assert [part.tokens for part in after.slices] == [[FEED], [8]]
+    scheduler.settle(ahead, answer(ahead, 9))
+    scheduler.settle(after, answer(after, 9, 9))
+
+
+class Anything:
+    """A constraint that allows every token."""
+
+    def begin(self) -> Anything:
+        return self
+
+    def accept(self, token: int) -> bool:
+        return True
+
+    def fill(self, masks: Any, row: int) -> None:
+        masks[row] = -1

@@ -1,0 +1,106 @@
+"""Prints docs/openai.md: every route and field, from the code that honours or refuses them, beside what other servers do."""
+
+from __future__ import annotations
+
+import sys
+from typing import cast
+
+from ingot.client.backend import Backend
+from ingot.client.openai.app import create_app
+from ingot.client.openai.convert import REFUSED, USED
+
+HEAD = """# The OpenAI API, field by field
+
+Written by `make docs` from the server's own tables; a test compares the two. A field that stands in neither table is
+refused by its name, so nothing is ever dropped in silence.
+
+The columns for other servers say what their documents and issue threads said in November 2026; `?`: not established.
+TOF is Triton's OpenAI front end.
+
+"""
+FORMATS = """
+## Formats and tools
+
+- Schemas, expressions, choices and grammars are enforced token by token (xgrammar). A schema with a keyword that cannot be
+  enforced is refused with the keyword's path: `not`, `if`, `contains`, `uniqueItems`, `dependentRequired`, `allOf` of
+  several, bounds without a type, `required` names without a property. `oneOf` is enforced as `anyOf`; `format` where it is
+  one that xgrammar knows. Objects have no properties but those named, unless `additionalProperties` says otherwise.
+- A grammar beats `min_tokens`, and `ignore_eos` is refused beside one.
+- Limits: 65536 characters, 2048 schemas, 64 levels, 256 branches, 1024 values, counts to 16384; 5 s and 1 GiB to compile.
+- `tool_choice` `required` and a named function are grammars, so the call always parses; with `auto` the calls are read from
+  the answer in the model's own notation: hermes (Qwen too), llama3_json, mistral; `--tool-call-parser` names it.
+- `--reasoning-parser` (deepseek_r1, granite, mistral, qwen3) moves thoughts into `reasoning_content`.
+"""
+SERVERS = ("vLLM", "SGLang", "TGI", "TOF")
+UNKNOWN = ("?", "?", "?", "?")
+YES = ("yes", "yes", "yes", "?")
+
+ROUTES: dict[str, tuple[str, ...]] = {
+    "/v1/chat/completions": ("yes", "yes", "yes", "yes"),
+    "/v1/completions": ("yes", "yes", "yes", "single-string prompts"),
+    "/v1/models": ("yes", "yes", "yes", "?"),
+    "/v1/responses": ("yes", "yes", "no", "no"),
+    "/v1/embeddings": ("yes", "yes", "no", "with vLLM backend"),
+    "/v1/messages": ("yes", "yes", "no", "?"),
+    "/tokenize": ("yes", "yes", "yes", "?"),
+    "/detokenize": ("yes", "yes", "?", "?"),
+    "/health": ("yes", "yes", "yes", "?"),
+    "/metrics": ("yes", "`--enable-metrics`", "`tgi_*`", "?"),
+}
+FIELDS: dict[str, tuple[str, ...]] = {
+    "best_of": ("removed", "no", "in `/generate`", "1 only"),
+    "cache_salt": ("yes", "?", "?", "?"),
+    "guided_choice": ("older spelling", "?", "?", "?"),
+    "guided_grammar": ("older spelling", "?", "?", "?"),
+    "guided_json": ("older spelling", "?", "?", "?"),
+    "guided_regex": ("older spelling", "?", "?", "?"),
+    "logit_bias": ("yes", "yes", "accepted, unused", "refused"),
+    "logprobs": ("yes", "yes", "yes", "with vLLM backend"),
+    "min_p": ("yes", "yes", "no", "?"),
+    "n": ("yes", "yes", "accepted, unused", "1 only"),
+    "priority": ("yes", "yes", "no", "?"),
+    "prompt": ("yes", "yes", "yes", "single strings"),
+    "prompt_logprobs": ("yes", "yes", "?", "?"),
+    "response_format": ("yes", "yes", "yes", "?"),
+    "seed": ("yes", "in deterministic mode", "yes", "?"),
+    "stop": YES,
+    "structured_outputs": ("yes", "own fields", "own fields", "?"),
+    "suffix": ("refused", "?", "?", "?"),
+    "tool_choice": YES,
+    "tools": ("yes", "yes", "yes", "llama3, mistral"),
+    "top_logprobs": ("yes", "yes", "yes", "with vLLM backend"),
+}
+
+
+def table(first: str, rows: list[tuple[str, ...]]) -> str:
+    head = (first, "ingot", *SERVERS)
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+def routes() -> str:
+    app = create_app(cast(Backend, None))  # no route is called
+    found = {
+        (path, method)
+        for path, methods in app.openapi()["paths"].items()
+        for method in methods
+        if method in ("get", "post", "delete")
+    }
+    rows = [(f"`{method.upper()} {path}`", "yes", *ROUTES.get(path, UNKNOWN)) for path, method in sorted(found)]
+    return table("Route", rows)
+
+
+def fields(route: str) -> str:
+    rows = [(f"`{name}`", "honoured", *FIELDS.get(name, UNKNOWN)) for name in sorted(USED[route])]
+    refused = sorted(REFUSED[route].items())
+    rows += [(f"`{name}`", f"refused: {one.mend}", *FIELDS.get(name, UNKNOWN)) for name, one in refused]
+    return table("Field", rows)
+
+
+def render() -> str:
+    parts = [HEAD, "## Routes\n\n", routes(), "\n## /v1/chat/completions\n\n", fields("chat")]
+    return "".join([*parts, "\n## /v1/completions\n\n", fields("completions"), FORMATS])
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render())

@@ -1,0 +1,26 @@
+"""What the executor and the compile process say to each other: msgpack, one question and one answer per socket."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Vocabulary(msgspec.Struct, frozen=True, kw_only=True):
+    """What each token id spells; nothing for ids that no grammar may use, special tokens above all."""
+
+    tokens: list[bytes]
+    eos_token_ids: list[int]
+
+
+class Compiled(msgspec.Struct, frozen=True, kw_only=True, tag="compiled"):
+    """xgrammar's serialized form, which is JSON."""
+
+    text: str
+
+
+class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
+    reason: str
+
+
+Answer = Compiled | Refused
+encode = msgspec.msgpack.Encoder().encode

@@ -1,0 +1,42 @@
+"""A Backend that says what it is told to, in pieces of any size: for tests of how answers are read."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+import msgspec
+from tests.client.fake_backend import NAME, FakeBackend
+
+from ingot.client.backend import ModelCard
+from ingot.runtime.request import Chunk, GenerateRequest, Usage
+
+
+class ScriptedBackend(FakeBackend):
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer = ""
+        self.piece = 1  # characters of a chunk
+        self.finish_reason = "stop"
+        self.tool_parser: str | None = None
+        self.reasoning_parser: str | None = None
+
+    async def models(self) -> list[ModelCard]:
+        (card,) = await super().models()
+        return [msgspec.structs.replace(card, tool_parser=self.tool_parser, reasoning_parser=self.reasoning_parser)]
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+        self.seen.append(request)
+        pieces = [self.answer[i : i + self.piece] for i in range(0, len(self.answer), self.piece)] or [""]
+        for place, piece in enumerate(pieces):
+            last = place + 1 == len(pieces)
+            yield Chunk(
+                index=0,
+                text=piece,
+                token_ids=[place],
+                prompt_token_ids=[1] if place == 0 else None,
+                finish_reason=self.finish_reason if last else None,
+                usage=Usage(prompt_tokens=1, completion_tokens=len(pieces), cached_tokens=0) if last else None,
+            )
+
+
+__all__ = ["NAME", "ScriptedBackend"]
