@@ -11,19 +11,23 @@ from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from ingot import __version__
+from ingot.client.anthropic.routes import add_anthropic_routes
 from ingot.client.backend import Backend, ModelCard
+from ingot.client.ollama.routes import add_ollama_routes
 from ingot.client.openai import errors
 from ingot.client.openai.body import read_body
 from ingot.client.openai.convert import chat_to_ours, completion_to_ours, tokenize_to_prompt
 from ingot.client.openai.gate import Gate, GateOptions
 from ingot.client.openai.refusals import REFUSED_CHAT, REFUSED_COMPLETIONS
 from ingot.client.openai.replies import CompletionAsk, chat_body, completion_choice, sum_usage
+from ingot.client.openai.responses_routes import add_responses_routes
 from ingot.client.openai.schema_chat import ChatRequest
 from ingot.client.openai.schema_completions import CompletionRequest, DetokenizeRequest, TokenizeRequest
 from ingot.client.openai.schema_sampling import api_schema
 from ingot.client.openai.sse import ChatEvents, CompletionEvents, UsageTail
 from ingot.client.openai.streaming import collect, event_stream, merge, number_zero, until_gone
 from ingot.client.openai.tools import reading_of
+from ingot.client.tgi.routes import add_tgi_routes
 from ingot.errors import UnknownModelError
 from ingot.runtime.request import GenerateRequest
 
@@ -37,6 +41,10 @@ def create_app(backend: Backend, options: GateOptions | None = None) -> FastAPI:
     add_generation_routes(app, backend)
     add_token_routes(app, backend)
     add_service_routes(app, backend)
+    add_responses_routes(app, backend)
+    add_anthropic_routes(app, backend)
+    add_tgi_routes(app, backend)
+    add_ollama_routes(app, backend)
     return app
 
 

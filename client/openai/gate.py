@@ -48,7 +48,7 @@ class Gate:
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
-        if self._digests and scope["path"] not in self._open and not self._knows(headers.get("authorization")):
+        if self._digests and scope["path"] not in self._open and not self._knows(headers):
             refusal = error_response(
                 401, "The API key is missing or wrong. Send Authorization: Bearer KEY.", code="invalid_api_key"
             )
@@ -61,12 +61,19 @@ class Gate:
             return
         await self._app(scope, bounded(receive, limit), send_with_id)
 
-    def _knows(self, authorization: str | None) -> bool:
+    def _knows(self, headers: Headers) -> bool:
         """Every key is compared, in constant time."""
-        scheme, _, key = (authorization or "").partition(" ")
-        given = digest(key.strip().encode("latin-1"))  # as ASGI decodes header bytes
+        given = caller_of(headers)
         matches = [hmac.compare_digest(given, known) for known in self._digests]
-        return scheme.lower() == "bearer" and any(matches)
+        return any(matches)
+
+
+def caller_of(headers: Headers) -> bytes:
+    """The digest of the key that was sent, of an empty one where there is none. Anthropic's clients use X-Api-Key."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        key = headers.get("x-api-key", "")
+    return digest(key.strip().encode("latin-1"))  # as ASGI decodes header bytes
 
 
 def digest(key: bytes) -> bytes:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from ingot.client.openai.answers import AS_TEXT, AnswerReader, Reading, delta_body
+from ingot.client.openai.errors import error_event
 from ingot.client.openai.replies import (
     CompletionAsk,
     Outcome,
@@ -104,6 +105,9 @@ class ChatEvents:
     def end(self) -> bytes:
         return self._usage.last_event(self._start) + DONE
 
+    def error(self, error: Exception) -> bytes:
+        return error_event(error) + DONE
+
 
 class CompletionEvents:
     """The events of one completions answer; choice i * n + j is sample j of prompt i."""
@@ -151,3 +155,6 @@ class CompletionEvents:
 
     def end(self) -> bytes:
         return self._usage.last_event(self._start) + DONE
+
+    def error(self, error: Exception) -> bytes:
+        return error_event(error) + DONE

@@ -11,9 +11,8 @@ from fastapi import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ingot.client.openai.errors import ClientGoneError, error_event
+from ingot.client.openai.errors import ClientGoneError
 from ingot.client.openai.replies import Outcome
-from ingot.client.openai.sse import DONE
 from ingot.runtime.request import Chunk
 
 STALL_SECONDS = 60.0
@@ -26,6 +25,10 @@ class Events(Protocol):
     def event(self, chunk: Chunk, prompt: int = 0) -> bytes: ...
 
     def end(self) -> bytes: ...
+
+    def error(self, error: Exception) -> bytes:
+        """The failure as the last event of a stream that had begun well."""
+        ...
 
 
 async def merge(streams: Sequence[AsyncGenerator[Chunk, None]]) -> Numbered:
@@ -95,7 +98,9 @@ async def disconnected(receive: Receive) -> None:
         pass
 
 
-async def event_stream(request: Request, chunks: Numbered, events: Events) -> Response:
+async def event_stream(
+    request: Request, chunks: Numbered, events: Events, *, media_type: str = "text/event-stream"
+) -> Response:
     """Waits for the first tokens, so that a request that is refused gets a status of its own, then streams."""
     body = encode(chunks, events)
     try:
@@ -103,7 +108,7 @@ async def event_stream(request: Request, chunks: Numbered, events: Events) -> Re
     except BaseException:
         await body.aclose()
         raise
-    return EventStream(first, body)
+    return EventStream(first, body, media_type=media_type)
 
 
 async def encode(chunks: Numbered, events: Events) -> AsyncGenerator[bytes, None]:
@@ -118,7 +123,7 @@ async def encode(chunks: Numbered, events: Events) -> AsyncGenerator[bytes, None
         except Exception as error:
             if not begun:
                 raise
-            yield error_event(error) + DONE
+            yield events.error(error)
             return
     yield events.end()
 
@@ -126,12 +131,15 @@ async def encode(chunks: Numbered, events: Events) -> AsyncGenerator[bytes, None
 class EventStream(Response):
     """Holds at most one event. While the client does not read, nothing is taken from the backend, which bounds the rest."""
 
-    media_type = "text/event-stream"
-
     def __init__(
-        self, first: bytes, rest: AsyncGenerator[bytes, None], *, stall_seconds: float = STALL_SECONDS
+        self,
+        first: bytes,
+        rest: AsyncGenerator[bytes, None],
+        *,
+        media_type: str = "text/event-stream",
+        stall_seconds: float = STALL_SECONDS,
     ) -> None:
-        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}, media_type=media_type)
         del self.headers["content-length"]
         self._first, self._rest = first, rest
         self._stall_seconds = stall_seconds

@@ -32,6 +32,8 @@ COMMANDS = {
     "triton": Entry("ingot.client.triton_command:triton", "Serve engines from a Triton server here.", "triton"),
     "serve": Entry("ingot.client.commands:serve", "Serve an engine over the OpenAI API.", "serve"),
     "ask": Entry("ingot.client.commands:ask", "Ask a running server.", "demo"),
+    "migrate": Entry("ingot.client.migrate.command:migrate", "Say another server's command line in ours.", "serve"),
+    "batch": Entry("ingot.client.batch.command:batch", "Answer a file of requests.", "serve"),
 }
 
 

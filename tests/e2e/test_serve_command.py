@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,26 +14,10 @@ import openai
 import psutil
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
+from tests.e2e.cli import ingot
 
-ROOT = Path(__file__).resolve().parents[2]
 KEY = "only-for-this-test"
 SUM: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is 17 + 25?"}]
-
-
-def ingot(*words: str, **environment: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "ingot.cli", *words]
-    env = os.environ | {"OMP_NUM_THREADS": "1"} | environment
-    return subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny")
-    words = ["--target", "cpu", "--quant", "none", "--cache", str(folder / "cache"), "--max-model-len", "256"]
-    with ingot("build", str(ROOT / "examples" / "tiny"), "-o", str(folder / "engine"), *words) as build:
-        _, told = build.communicate(timeout=120)
-    assert build.returncode == 0, told
-    return folder / "engine"
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""`ingot batch`: a file of requests in OpenAI's batch format, answered into another file."""

@@ -1,0 +1,64 @@
+"""What the dialects beside OpenAI's share: failures in a dialect's own words, replies, models. Knows no dialect."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Any, ParamSpec
+
+import msgspec
+from fastapi import Request
+from starlette.responses import Response
+
+from ingot.client.openai.errors import RETRY_AFTER, ClientGoneError, describe
+from ingot.client.openai.replies import Outcome
+from ingot.client.openai.streaming import Numbered, collect, until_gone
+from ingot.errors import UnavailableError
+from ingot.runtime.request import Chunk
+
+Words = ParamSpec("Words")
+Endpoint = Callable[Words, Awaitable[Response]]
+FailureBody = Callable[[int, str, str | None], dict[str, Any]]  # status, message, code
+
+
+def failing_as(body: FailureBody) -> Callable[[Endpoint[Words]], Endpoint[Words]]:
+    """Decorates an endpoint: what it raises is answered with `body`'s JSON and the failure's own status."""
+
+    def decorate(endpoint: Endpoint[Words]) -> Endpoint[Words]:
+        @functools.wraps(endpoint)
+        async def answer(*args: Words.args, **kwargs: Words.kwargs) -> Response:
+            try:
+                return await endpoint(*args, **kwargs)
+            except Exception as error:
+                if isinstance(error, ClientGoneError):
+                    raise
+                status, message, code, _ = describe(error)
+                headers = {"Retry-After": RETRY_AFTER[status]} if status in RETRY_AFTER else {}
+                return json_reply(body(status, message, code), status, headers)
+
+        return answer
+
+    return decorate
+
+
+def json_reply(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(body), status, headers, media_type="application/json")
+
+
+def check_whole(chunk: Chunk) -> Chunk:
+    """Raises UnavailableError where the server ended the text: these dialects have no word for it."""
+    if chunk.finish_reason == "abort":
+        raise ended_early()
+    return chunk
+
+
+def ended_early() -> UnavailableError:
+    return UnavailableError("The server ended this answer early.", mend="Send the request again.")
+
+
+async def answer_of(request: Request, chunks: Numbered) -> Outcome:
+    """All that the one sequence said. Raises UnavailableError where the server ended it, ClientGoneError as until_gone."""
+    ((outcome,),) = await until_gone(request, collect(chunks, 1, 1))
+    if outcome.finish_reason == "abort":
+        raise ended_early()
+    return outcome

@@ -1,0 +1,1 @@
+"""`ingot migrate`: another server's command line, said in ingot's words."""
