@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +17,6 @@ from tests.client.served import served
 
 from ingot.client.embedded import EmbeddedBackend, EmbeddedOptions
 
-ROOT = Path(__file__).resolve().parents[2]
 QUESTION: list[Any] = [{"role": "user", "content": "What is 17 + 25?"}]
 ORDER = {
     "type": "object",
@@ -40,20 +36,8 @@ HOSTILE = {
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("tiny")
-    words = ["--target", "cpu", "--quant", "none", "--cache", str(folder / "cache"), "--max-model-len", "256"]
-    command = [
-        sys.executable,
-        "-m",
-        "ingot.cli",
-        "build",
-        str(ROOT / "examples" / "tiny"),
-        "-o",
-        str(folder / "engine"),
-    ]
-    subprocess.run([*command, *words], env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True)
-    backend = EmbeddedBackend(folder / "engine", EmbeddedOptions(served_model_name="tiny", tool_parser="hermes"))
+def url(engine: Path) -> Iterator[str]:
+    backend = EmbeddedBackend(engine, EmbeddedOptions(served_model_name="tiny", tool_parser="hermes"))
     with served(backend) as url:
         yield url
 
