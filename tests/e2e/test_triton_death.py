@@ -22,6 +22,7 @@ from ingot.runtime.request import GenerateRequest, Prompt
 
 STREAMS = 16
 END_SECONDS = 2.0  # by when open streams must have ended, on a machine with time to spare
+PATIENCE = 120.0  # after which it is not coming back
 LOADED_MACHINE = 3.0  # times as long where tests run beside other work
 
 
@@ -35,11 +36,12 @@ async def ask(backend: TritonBackend, name: str) -> str:
 
 
 async def until_health(backend: TritonBackend, ready: bool) -> float:
+    """The moment it is so."""
     began = time.monotonic()
     while (await backend.health()).ready is not ready:
-        assert time.monotonic() - began < 60
+        assert time.monotonic() - began < PATIENCE
         await asyncio.sleep(0.02)
-    return time.monotonic() - began
+    return time.monotonic()
 
 
 async def kill_under_load(server: TritonServer) -> None:
@@ -50,23 +52,27 @@ async def kill_under_load(server: TritonServer) -> None:
         keeping = asyncio.create_task(keeper.run())
         running = [asyncio.create_task(ask(backend, f"a{i}")) for i in range(STREAMS)]
         await asyncio.sleep(0.5)
+        falling = asyncio.create_task(until_health(backend, False))
         (victim,) = processes(server, NAME)
         os.kill(victim, signal.SIGKILL)
         killed = time.monotonic()
         ends = Counter(await asyncio.wait_for(asyncio.gather(*running), 60))
         ended = time.monotonic() - killed
-        down = await until_health(backend, False)
-        back = await until_health(backend, True)
+        down = await falling - killed
+        back = await until_health(backend, True) - killed
         assert await ask(backend, "again") == "length"
         assert server.pid is not None
-        os.kill(server.pid, signal.SIGKILL)  # and now the whole server
-        await until_health(backend, False)
+        restarts = keeper.restarts
+        os.kill(server.pid, signal.SIGKILL)  # and now the whole server, which may be back before a look at its health
+        while keeper.restarts == restarts:
+            assert time.monotonic() - killed < PATIENCE
+            await asyncio.sleep(0.02)
         await until_health(backend, True)
         assert await ask(backend, "once more") == "length"
         keeping.cancel()
         await backend.stop(0)
     print(f"{keeper.reloads[NAME]} reloads of the model, {keeper.restarts} restarts of the server")
-    print(f"{dict(ends)} within {ended:.2f} s; /health false {down:.2f} s later; back after {back:.2f} s more")
+    print(f"{dict(ends)} within {ended:.2f} s; /health false after {down:.2f} s, true again after {back:.2f} s")
     assert sum(ends.values()) == STREAMS
     assert set(ends) <= {"executor_died", "unavailable"}  # the second where the server fell with the model
     assert ended < END_SECONDS * LOADED_MACHINE
