@@ -18,7 +18,9 @@ LIBRARIES = ("torch", "transformers", "numpy")
 def publish(line: dict[str, Any], *, record: bool) -> None:
     """Prints the line with what is needed to judge and repeat it; `record` appends it to the results as well."""
     line |= {
-        "command": shlex.join(["python", "benchmarks/" + Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(
+            ["python", "benchmarks/" + Path(sys.argv[0]).name, *(word for word in sys.argv[1:] if word != "--record")]
+        ),
         "machine": cpu_name(),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
         "at": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -53,17 +53,36 @@ def cpu_table() -> str:
     return "\n".join(lines)
 
 
-SECTIONS = {"cpu": cpu_table}
+def h200_table() -> str:
+    """The newest line of each workload, both modes side by side."""
+    path = RESULTS / "h200-llama-3.1-8b.jsonl"
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    for line in map(json.loads, path.read_text().splitlines()):
+        found[f"{line['isl']}/{line['osl']} x {line['requests']}", line["mode"] == "fp8kv"] = line
+    lines = [
+        "| ISL/OSL x requests | bf16, tokens/s | of the limit | fp8 + fp8 KV, tokens/s | of the limit |",
+        "|---|---|---|---|---|",
+    ]
+    for workload in dict.fromkeys(name for name, _ in found):
+        cells = [
+            f"{line['output_tok_s']:,.0f} | {line['share']:.0%}"
+            for line in (found[workload, False], found[workload, True])
+        ]
+        lines.append(f"| {workload} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+SECTIONS = {"cpu": cpu_table, "h200": h200_table}
 
 
 def render(readme: str) -> str:
     """The README with every section between `<!-- figures: NAME -->` and `<!-- end -->` written anew."""
     for name, table in SECTIONS.items():
-        start, end = f"<!-- figures: {name} -->\n", "\n<!-- end -->"
+        start, end = f"<!-- figures: {name} -->\n", "<!-- end -->"
         pattern = re.compile(re.escape(start) + ".*?" + re.escape(end), re.DOTALL)
         if not pattern.search(readme):
             raise click.ClickException(f"README.md has no section {start.strip()}")
-        text = start + table() + end
+        text = f"{start}{table()}\n{end}"
         readme = pattern.sub(lambda _, text=text: text, readme)  # type: ignore[misc]
     return readme
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = re.findall(r"^\| (\d+) \| .+? \| (.+) \|$", (ROOT / "docs" / "security.md").read_text(), re.MULTILINE)
-SOURCES = "".join(path.read_text() for path in Path(__file__).parent.glob("test_attack_*.py"))
+SOURCES = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
 TESTS = set(re.findall(r"def (test_attack_\w+)\(", SOURCES))
 
 

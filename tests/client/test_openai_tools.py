@@ -132,7 +132,7 @@ def test_a_call_that_is_cut_short_says_length(said: Any) -> None:
     assert (found["finish"], found["calls"][0][2]) == ("length", '{"city": "Ro')
 
 
-def test_an_endless_call_without_a_name_is_cut() -> None:
+def test_attack_16_an_endless_call_without_a_name_is_cut() -> None:
     parser = MarkedCalls(NOTATIONS["hermes"])
     parser.push('<tool_call>{"arguments": "')
     said = [piece for _ in range(2 * MAX_HELD_CHARS >> 20) for piece in parser.push("x" * (1 << 20))]

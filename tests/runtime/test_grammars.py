@@ -156,13 +156,13 @@ def test_what_is_wrong_is_said(grammars: GrammarCompiler, grammar: Grammar, said
         write(make_llm(grammars), grammar)
 
 
-def test_a_deep_schema_is_refused_without_recursion(grammars: GrammarCompiler) -> None:
+def test_attack_14_deep_schemas_are_refused_without_recursion(grammars: GrammarCompiler) -> None:
     text = '{"properties":{"a":' * 2000 + "{}" + "}}" * 2000
     with pytest.raises(RequestError, match="deeper"):
         write(make_llm(grammars), Grammar(kind="json_schema", text=text))
 
 
-def test_catastrophic_expressions_are_harmless(grammars: GrammarCompiler) -> None:
+def test_attack_14_catastrophic_expressions_are_harmless(grammars: GrammarCompiler) -> None:
     (found,) = write(make_llm(grammars), Grammar(kind="regex", text="(a+)+$"), max_tokens=50)
     assert re.fullmatch("a+", found.text)
 
@@ -179,7 +179,7 @@ def hostile() -> Grammar:
     )
 
 
-def test_a_costly_grammar_holds_up_nobody(grammars: GrammarCompiler) -> None:
+def test_attack_14_a_costly_grammar_holds_up_nobody(grammars: GrammarCompiler) -> None:
     """While it is compiled others take their steps; then it is refused."""
     executor = Executor(program(), LIMITS, [EOS], grammars=grammars)
     executor.add(TokenRequest(request_id="free", token_ids=[1], params=SamplingParams(max_tokens=400, ignore_eos=True)))
@@ -215,7 +215,9 @@ def test_an_abort_while_compiling_ends_every_sequence(grammars: GrammarCompiler)
     assert not executor.has_work
 
 
-def test_the_cache_is_bounded_and_used(grammars: GrammarCompiler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attack_15_the_cache_of_grammars_is_bounded_and_used(
+    grammars: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(compiler_module, "MAX_CACHED", 4)
     llm = make_llm(grammars)
     for i in range(8):
