@@ -25,7 +25,10 @@ class Node:
         self.page = page
         self.key = key
         self.parent = parent
-        self.children: dict[bytes, Node] = {}
+        self.children = NONE  # until it has one: most nodes are leaves, and an empty dictionary each is slow to make
+
+
+NONE: dict[bytes, Node] = {}  # never written to
 
 
 class PrefixTree:
@@ -103,6 +106,8 @@ class PrefixTree:
         return root
 
     def _add(self, page: int, key: bytes, parent: Node) -> None:
+        if parent.children is NONE:
+            parent.children = {}
         self._nodes[page] = parent.children[key] = Node(page, key, parent)
         self._pool.keep(page)
 
