@@ -16,6 +16,7 @@ import pytest
 from tests.client.served import served
 
 from ingot.client.embedded import EmbeddedBackend, EmbeddedOptions
+from ingot.runtime.grammars.process import COMPILE_SECONDS
 
 QUESTION: list[Any] = [{"role": "user", "content": "What is 17 + 25?"}]
 ORDER = {
@@ -144,5 +145,5 @@ async def test_a_hostile_schema_is_refused_while_others_stream(url: str) -> None
             answered += 1
         with pytest.raises(openai.BadRequestError, match="too much"):
             await hostile
-    assert answered > 3
-    assert longest < 2
+    assert answered > 1
+    assert longest < COMPILE_SECONDS - 1  # nobody waited for the compiler, which had all of its budget

@@ -18,6 +18,7 @@ from ingot.manifest import Limits
 from ingot.runtime.executor import Executor
 from ingot.runtime.grammars import compiler as compiler_module
 from ingot.runtime.grammars.compiler import GrammarCompiler
+from ingot.runtime.grammars.process import COMPILE_SECONDS
 from ingot.runtime.llm import LLM, Completion
 from ingot.runtime.messages import RequestFailed, TokenChunk, TokenRequest
 from ingot.runtime.params import Grammar, SamplingParams
@@ -195,7 +196,7 @@ def test_attack_14_a_costly_grammar_holds_up_nobody(grammars: GrammarCompiler) -
     (failed,) = (one for one in told if isinstance(one, RequestFailed))
     assert "too much" in failed.message
     assert sum(one.request_id == "free" for one in told) == 399
-    assert longest < 1.0
+    assert longest < COMPILE_SECONDS - 1  # no step waited for the compiler, which had all of its budget
 
 
 def test_an_abort_while_compiling_ends_every_sequence(grammars: GrammarCompiler) -> None:
