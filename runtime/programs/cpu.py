@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ingot.errors import EngineError
@@ -20,9 +19,10 @@ from ingot.plugins.attention.cache import allocate_caches
 from ingot.plugins.dtypes import torch_dtype
 from ingot.plugins.load import read_weights
 from ingot.plugins.reference_ops import ReferenceOps
-from ingot.runtime.logprobs import token_logprobs
 from ingot.runtime.plan import Slice, StepPlan, StepResult, TokenLogprobs
 from ingot.runtime.programs.batch import Layout, RowTables
+from ingot.runtime.programs.prompt_scores import PromptScores
+from ingot.runtime.programs.tensors import read_tensors
 from ingot.runtime.sampler import Sampler
 
 # Below this hidden size an operation is over before a second thread has begun: one thread is up to twice as fast as two.
@@ -37,14 +37,6 @@ class Settled:
 
     def result(self) -> StepResult:
         return self.done
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredPrompt:
-    """A row whose prompt's log-probabilities are wanted, with that many alternatives."""
-
-    tokens: list[int]
-    alternatives: int
 
 
 class CpuProgram:
@@ -75,17 +67,15 @@ class CpuProgram:
         self._sampler = Sampler(
             max_num_seqs=limits.max_num_seqs, vocab_size=config.vocab_size, eos_token_ids=config.eos_token_ids
         )
-        self._scored: dict[int, ScoredPrompt] = {}
+        self._scores = PromptScores()
 
     def launch(self, plan: StepPlan) -> Settled:
         for row in plan.departures:
             self._sampler.release(row)
-            self._scored.pop(row, None)
+            self._scores.release(row)
         for arrival in plan.arrivals:
             self._sampler.admit(arrival)
-            self._scored.pop(arrival.row, None)
-            if arrival.params.prompt_logprobs is not None:
-                self._scored[arrival.row] = ScoredPrompt(arrival.prompt_tokens, arrival.params.prompt_logprobs)
+            self._scores.admit(arrival)
         if not plan.slices:
             return Settled(StepResult(tokens=[], logprobs=[], prompt_logprobs=[]))
         with torch.inference_mode():
@@ -95,16 +85,12 @@ class CpuProgram:
         self._ops.caches.clear()
 
     def _run(self, slices: list[Slice]) -> StepResult:
-        scored = [(i, n) for i, part in enumerate(slices) if (n := self._num_scored(part))]
+        scored = self._scores.wanted(slices)
         layout = self._tables.layout(slices, scored)
         self._sampler.follow(slices)
         logits = decoder(self._ops, self._config, layout.batch)
         tokens, logprobs = self._sample(logits[: len(layout.sampling)], layout, len(slices))
-        prompt_logprobs: list[list[TokenLogprobs] | None] = [None] * len(slices)
-        first = len(layout.sampling)
-        for i, n in scored:
-            prompt_logprobs[i] = self._score(slices[i], logits[first : first + n])
-            first += n
+        prompt_logprobs = self._scores.read(slices, scored, logits[len(layout.sampling) :])
         return StepResult(tokens=tokens, logprobs=logprobs, prompt_logprobs=prompt_logprobs)
 
     def _sample(self, logits: Tensor, layout: Layout, num_slices: int) -> tuple[list[int], list[TokenLogprobs | None]]:
@@ -119,16 +105,6 @@ class CpuProgram:
         for i, token, entry in zip(layout.sampling, sampled.tolist(), entries, strict=True):
             tokens[i], found[i] = token, entry
         return tokens, found
-
-    def _num_scored(self, part: Slice) -> int:
-        """How many of the slice's tokens are followed by a prompt token whose log-probability is wanted."""
-        prompt = self._scored.get(part.row)
-        return 0 if prompt is None else max(0, min(len(part.tokens), len(prompt.tokens) - 1 - part.start))
-
-    def _score(self, part: Slice, logits: Tensor) -> list[TokenLogprobs]:
-        prompt = self._scored[part.row]
-        followers = torch.tensor(prompt.tokens[part.start + 1 : part.start + 1 + len(logits)])
-        return token_logprobs(logits, followers, [prompt.alternatives] * len(logits))
 
 
 def load_cpu_program(
@@ -157,17 +133,3 @@ def load_cpu_program(
         dtype=torch_dtype(manifest.dtype),
         kv_dtype=torch_dtype(manifest.kv_dtype),
     )
-
-
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder's safetensors files, mapped rather than read."""
-    tensors: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except SafetensorError as error:
-            raise EngineError(
-                f"{path} is not a sound safetensors file ({error}).", mend="Build the engine again."
-            ) from error
-    return tensors

@@ -10,13 +10,11 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ingot.errors import EngineError
@@ -28,24 +26,17 @@ from ingot.plugins.dtypes import torch_dtype
 from ingot.plugins.linear.launch import Choices
 from ingot.plugins.linear.tune import read_choices
 from ingot.plugins.load import read_weights
-from ingot.runtime.logprobs import token_logprobs
 from ingot.runtime.params import SamplingParams
 from ingot.runtime.plan import Arrival, Slice, StepPlan, TokenLogprobs
 from ingot.runtime.programs.cuda_forward import CudaForward, Sampled
 from ingot.runtime.programs.cuda_step import is_decode, late_pages, mixed_step, prompt_tile
 from ingot.runtime.programs.cuda_tables import CudaTables, CudaTicket
+from ingot.runtime.programs.prompt_scores import PromptScores
+from ingot.runtime.programs.tensors import read_tensors
 from ingot.runtime.sampler import COLDEST, Sampler
 
 CHOICES, CUBINS = "kernels/choices.json", "kernels/cubin"  # in an engine folder
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredPrompt:
-    """A row whose prompt's log-probabilities are wanted, with that many alternatives."""
-
-    tokens: list[int]
-    alternatives: int
 
 
 class CudaProgram:
@@ -67,7 +58,7 @@ class CudaProgram:
             device=device,
         )
         self._special: set[int] = set()  # rows that want more than the most likely token
-        self._scored: dict[int, ScoredPrompt] = {}
+        self._scores = PromptScores()
         self._tile = prompt_tile(config)
         with torch.inference_mode():
             ops = CudaOps(
@@ -91,13 +82,13 @@ class CudaProgram:
         for row in plan.departures:
             self._sampler.release(row)
             self._special.discard(row)
-            self._scored.pop(row, None)
+            self._scores.release(row)
         for arrival in plan.arrivals:
             self._admit(arrival)
         if not plan.slices:
             return self._tables.send(self._tables.tokens[:0], [], [], [])
         with torch.inference_mode():
-            scored = [(i, n) for i, part in enumerate(plan.slices) if (n := self._num_scored(part))]
+            scored = self._scores.wanted(plan.slices)
             bucket = self._forward.bucket_of(len(plan.slices))
             if bucket is not None and not scored and is_decode(plan.slices):
                 return self._launch_decode(plan.slices, bucket)
@@ -129,11 +120,7 @@ class CudaProgram:
         logprobs: list[TokenLogprobs | None] = [None] * len(slices)
         if self._special and any(slices[i].row in self._special for i in sampling):
             tokens = self._sample(slices, sampling, out.logits[: len(sampling)], logprobs)
-        prompts: list[list[TokenLogprobs] | None] = [None] * len(slices)
-        first = len(sampling)
-        for i, n in scored:
-            prompts[i] = self._score(slices[i], out.logits[first : first + n])
-            first += n
+        prompts = self._scores.read(slices, scored, out.logits[len(sampling) :])
         return self._tables.send(tokens, sampling, logprobs, prompts)
 
     def _sample(
@@ -148,26 +135,12 @@ class CudaProgram:
             logprobs[i] = entry
         return tokens.int()
 
-    def _num_scored(self, part: Slice) -> int:
-        """How many of the slice's tokens are followed by a prompt token whose log-probability is wanted."""
-        prompt = self._scored.get(part.row)
-        return 0 if prompt is None else max(0, min(len(part.tokens), len(prompt.tokens) - 1 - part.start))
-
-    def _score(self, part: Slice, logits: Tensor) -> list[TokenLogprobs]:
-        prompt = self._scored[part.row]
-        followers = torch.tensor(
-            prompt.tokens[part.start + 1 : part.start + 1 + len(logits)], device=self._tables.device
-        )
-        return token_logprobs(logits, followers, [prompt.alternatives] * len(logits))
-
     def _admit(self, arrival: Arrival) -> None:
         self._sampler.admit(arrival)
         self._special.discard(arrival.row)
-        self._scored.pop(arrival.row, None)
+        self._scores.admit(arrival)
         if not is_plain(arrival.params):
             self._special.add(arrival.row)
-        if arrival.params.prompt_logprobs is not None:
-            self._scored[arrival.row] = ScoredPrompt(arrival.prompt_tokens, arrival.params.prompt_logprobs)
 
 
 def is_plain(params: SamplingParams) -> bool:
@@ -194,7 +167,7 @@ def load_cuda_program(
         limits = msgspec.structs.replace(limits, num_pages=num_pages)
     choices = read_choices(engine / CHOICES) if (engine / CHOICES).exists() else None
     return CudaProgram(
-        config, read_weights(read_tensors(engine / "weights"), config), limits, dtype=torch_dtype(manifest.dtype),
+        config, read_weights(read_tensors(engine / "weights", "cuda"), config), limits, dtype=torch_dtype(manifest.dtype),
         kv_dtype=torch_dtype(manifest.kv_dtype), choices=choices, memory_share=memory_share,
     )  # fmt: skip
 
@@ -209,17 +182,3 @@ def check_device(engine: Path, manifest: Manifest) -> None:
             f"{engine} was built for compute capability {built}; this GPU has {major}.{minor}.",
             mend=f"Build it on this machine: {manifest.rebuild}",
         )
-
-
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder's safetensors files, on the GPU."""
-    tensors: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="pt", device="cuda") as file:
-                tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except SafetensorError as error:
-            raise EngineError(
-                f"{path} is not a sound safetensors file ({error}).", mend="Build the engine again."
-            ) from error
-    return tensors
