@@ -18,7 +18,7 @@ from ingot.client.backend import Health, ModelCard
 from ingot.client.inbox import MAX_PENDING_CHUNKS, Inbox
 from ingot.client.metrics import Metrics, Stopwatch
 from ingot.client.openai.tool_parsers import guess_notation
-from ingot.errors import IngotError, QueueFullError, RequestError, UnavailableError, UnknownModelError
+from ingot.errors import DeadlineError, IngotError, QueueFullError, RequestError, UnavailableError, UnknownModelError
 from ingot.manifest import FILE_NAME, Manifest, read_manifest
 from ingot.runtime.messages import Abort, FromExecutor, RequestFailed, TokenChunk
 from ingot.runtime.request import Chunk, GenerateRequest, Prompt
@@ -37,6 +37,8 @@ class EmbeddedOptions:
     tool_parser: str | None = None  # guessed from the chat template where None
     reasoning_parser: str | None = None
     max_queue: int = 1024  # sequences that may wait beyond those the engine can run at once
+    max_prompt_tokens: int | None = None  # None: what the engine holds
+    request_seconds: float = 3600.0  # from a request's arrival to its last token
     max_pending_chunks: int = MAX_PENDING_CHUNKS  # unread chunks of one request before it is cut off
     supervisor: SupervisorOptions = field(default_factory=SupervisorOptions)
 
@@ -112,6 +114,8 @@ class EmbeddedBackend:
             request.request_id, request.params.n, Inbox(self._options.max_pending_chunks), Stopwatch(self._metrics)
         )
         self._flights[request.request_id] = flight
+        seconds = self._options.request_seconds
+        deadline = asyncio.get_running_loop().call_later(seconds, flight.inbox.fail, too_slow(seconds))
         try:
             flight.stream = await self._open(request)
             self._supervisor.send(flight.stream.token_request)
@@ -119,6 +123,7 @@ class EmbeddedBackend:
             while (chunk := await flight.inbox.get()) is not None:
                 yield chunk
         finally:
+            deadline.cancel()
             self._end(flight)
 
     async def tokenize(self, model: str, prompt: Prompt) -> list[int]:
@@ -159,8 +164,11 @@ class EmbeddedBackend:
     async def _open(self, request: GenerateRequest) -> RequestStream:
         tokenizer, limits = self._ready_tokenizer(), self._manifest.limits
         if prompt_size(request.prompt) < LONG_PROMPT_CHARS:
-            return RequestStream(request, tokenizer, limits)
-        return await asyncio.to_thread(RequestStream, request, tokenizer, limits)
+            stream = RequestStream(request, tokenizer, limits)
+        else:
+            stream = await asyncio.to_thread(RequestStream, request, tokenizer, limits)
+        check_length(stream.token_request.token_ids, self._options.max_prompt_tokens)
+        return stream
 
     def _take(self, messages: Sequence[FromExecutor]) -> None:
         """All that one step gave, to the requests it belongs to. Chunks of requests that are gone fall away."""
@@ -228,6 +236,20 @@ def load_tokenizer(engine: Path) -> Tokenizer:
         with suppress(RequestError):  # some templates want more than this
             tokenizer.encode_prompt(Prompt(messages=[{"role": "user", "content": "hello"}]))
     return tokenizer
+
+
+def too_slow(seconds: float) -> DeadlineError:
+    return DeadlineError(f"The answer took more than {seconds:g} s.", mend="Ask for fewer tokens.")
+
+
+def check_length(token_ids: list[int], limit: int | None) -> None:
+    """Raises RequestError for a prompt beyond what this server takes, which may be less than its engine holds."""
+    if limit is not None and len(token_ids) > limit:
+        raise RequestError(
+            f"The prompt has {len(token_ids)} tokens; this server takes {limit}.",
+            param="prompt",
+            mend="Shorten the prompt.",
+        )
 
 
 def prompt_size(prompt: Prompt) -> int:

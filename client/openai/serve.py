@@ -5,23 +5,41 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 import socket
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
 
 import click
 import uvicorn
 
 from ingot.client.backend import Backend
+from ingot.client.connection import Connection, Patience
+from ingot.client.front import Front, RequestLimits
 from ingot.client.openai.app import create_app
 from ingot.client.openai.gate import GateOptions
 from ingot.errors import IngotError
+from ingot.runtime.logs import LogFormat, set_up_logs
 
+SPARE_FILES = 256  # descriptors beside those of connections
 GRACE_SECONDS = 3  # for the last bytes of ended answers to reach their clients
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TlsFiles:
+    """PEM files."""
+
+    cert: Path  # with the chain that leads to its issuer
+    key: Path
+    ca: Path | None = None  # whoever calls must show a certificate of its
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +48,12 @@ class ServeOptions:
     port: int = 8000
     drain_seconds: float = 30.0
     log_level: str = "info"
+    log_format: LogFormat = "text"
     gate: GateOptions = field(default_factory=GateOptions)
+    patience: Patience = field(default_factory=Patience)
+    tls: TlsFiles | None = None
+    limits: RequestLimits = field(default_factory=RequestLimits)
+    log_prompts: bool = False
 
 
 class Server(uvicorn.Server):
@@ -43,7 +66,9 @@ class Server(uvicorn.Server):
 
 def serve(backend: Backend, options: ServeOptions) -> None:
     """Returns after a signal, when running requests have ended. Raises what the backend's start raises."""
-    logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    set_up_logs(options.log_level, options.log_format, process="server")
+    check_tls(options.tls)
+    allow_files(options.patience.max_connections + SPARE_FILES)
     asyncio.run(serve_until_signal(backend, options))
 
 
@@ -61,19 +86,12 @@ async def serve_until_signal(backend: Backend, options: ServeOptions) -> None:
 async def run_server(
     backend: Backend, options: ServeOptions, sock: socket.socket, signals: asyncio.Queue[None]
 ) -> None:
-    config = uvicorn.Config(
-        create_app(backend, options.gate),
-        log_level=options.log_level,
-        log_config=None,
-        access_log=options.log_level == "debug",
-        lifespan="off",
-        timeout_graceful_shutdown=GRACE_SECONDS,
-    )
-    server = Server(config)
+    server = Server(server_config(backend, options))
     serving = asyncio.create_task(server.serve([sock]))
     names = ", ".join(card.name for card in await backend.models())
     host, port = sock.getsockname()[:2]
-    click.echo(f"ingot serves {names} at http://{host}:{port}/v1", err=True)
+    scheme = "http" if options.tls is None else "https"
+    announce(f"ingot serves {names} at {scheme}://{host}:{port}/v1", options)
     await asyncio.wait(
         {serving, signal_task := asyncio.create_task(signals.get())}, return_when=asyncio.FIRST_COMPLETED
     )
@@ -83,6 +101,58 @@ async def run_server(
         await backend.stop(0)
     server.should_exit = True
     await serving
+
+
+def server_config(backend: Backend, options: ServeOptions) -> uvicorn.Config:
+    tls = options.tls
+    front = Front(backend, options.limits, log_prompts=options.log_prompts)
+    return uvicorn.Config(
+        create_app(front, options.gate),
+        http=cast(Any, partial(Connection, patience=options.patience)),  # called, whatever uvicorn's annotation says
+        h11_max_incomplete_event_size=options.gate.max_header_bytes,
+        log_level=options.log_level,
+        log_config=None,
+        access_log=False,  # the gate writes its own
+        lifespan="off",
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        ssl_certfile=tls.cert if tls else None,
+        ssl_keyfile=tls.key if tls else None,
+        ssl_ca_certs=str(tls.ca) if tls and tls.ca else None,
+        ssl_cert_reqs=ssl.CERT_REQUIRED if tls and tls.ca else ssl.CERT_NONE,
+    )
+
+
+def announce(sentence: str, options: ServeOptions) -> None:
+    """Where the server is: said at every log level, for whoever started it reads this."""
+    if options.log_format == "json":
+        record = logger.makeRecord(logger.name, logging.INFO, __file__, 0, sentence, (), None)
+        logging.getLogger().handle(record)
+    else:
+        click.echo(sentence, err=True)
+
+
+def check_tls(tls: TlsFiles | None) -> None:
+    """Raises IngotError where the files are not a certificate and its key."""
+    if tls is None:
+        return
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tls.cert, tls.key)
+        if tls.ca is not None:
+            context.load_verify_locations(tls.ca)
+    except (OSError, ssl.SSLError) as error:
+        raise IngotError(
+            f"The TLS files cannot be used: {error}.", mend="Give PEM files: a certificate and the key it belongs to."
+        ) from error
+
+
+def allow_files(wanted: int) -> None:
+    """Raises this process's limit of open files towards what its administrator allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )
 
 
 async def first_of(work: asyncio.Task[None], signals: asyncio.Queue[None]) -> bool:
