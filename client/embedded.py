@@ -119,9 +119,12 @@ class EmbeddedBackend:
         try:
             flight.stream = await self._open(request)
             self._supervisor.send(flight.stream.token_request)
-            flight.stopwatch.queued()
+            flight.stopwatch.sent()
             while (chunk := await flight.inbox.get()) is not None:
                 yield chunk
+        except IngotError as error:
+            flight.stopwatch.failed(error)
+            raise
         finally:
             deadline.cancel()
             self._end(flight)
@@ -195,7 +198,7 @@ class EmbeddedBackend:
         for abort in aborts:
             self._tell(abort)
         for chunk in chunks:
-            flight.stopwatch.tokens(chunk.index, len(chunk.token_ids), chunk.finish_reason)
+            flight.stopwatch.take(chunk)
         flight.inbox.put(chunks)
         if stream.finished:
             flight.inbox.end()

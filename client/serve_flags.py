@@ -18,6 +18,7 @@ from ingot.runtime.logs import LogFormat
 from ingot.runtime.validate import MAX_LOGPROBS, MAX_N, MAX_STOPS
 
 if TYPE_CHECKING:
+    from ingot.client.front import FrontOptions
     from ingot.client.openai.serve import ServeOptions, TlsFiles
 
 LOG_LEVELS = click.Choice(["debug", "info", "warning", "error"])
@@ -58,6 +59,8 @@ class ServerFlags:
     log_level: str
     log_format: LogFormat
     log_prompts: bool
+    tgi_metrics: bool
+    otlp_traces_endpoint: str | None
 
 
 def shown(*names: str, default: Any, **attributes: Any) -> Any:
@@ -105,6 +108,12 @@ FLAGS = (
         help="json: an object a line, one for each request too, with its id and its key's name.",
     ),
     click.option("--log-prompts", is_flag=True, help="Logs what is asked, which is logged nowhere else."),
+    click.option("--tgi-metrics", is_flag=True, help="Says at /metrics what TGI has too under TGI's names as well."),
+    click.option(
+        "--otlp-traces-endpoint",
+        metavar="URL",
+        help="Sends a trace of each request there, as http://localhost:4318/v1/traces; needs ingot[otel].",
+    ),
 )
 
 
@@ -124,7 +133,6 @@ def server_flags(command: Callable[..., None]) -> Callable[..., None]:
 def serve_options(flags: ServerFlags) -> ServeOptions:
     """Raises click.UsageError where flags do not fit together, IngotError where a key cannot be read."""
     from ingot.client.connection import Patience
-    from ingot.client.front import RequestLimits
     from ingot.client.openai.gate import GateOptions
     from ingot.client.openai.serve import ServeOptions
 
@@ -154,14 +162,25 @@ def serve_options(flags: ServerFlags) -> ServeOptions:
         gate=gate,
         patience=patience,
         tls=tls_files(flags),
-        limits=RequestLimits(
-            n=flags.max_n,
-            top_logprobs=flags.max_top_logprobs,
-            stop_strings=flags.max_stop_strings,
-            schema_chars=flags.max_schema_kib << 10,
-            schema_depth=flags.max_schema_depth,
-        ),
+        front=front_options(flags),
+    )
+
+
+def front_options(flags: ServerFlags) -> FrontOptions:
+    from ingot.client.front import FrontOptions, RequestLimits
+
+    limits = RequestLimits(
+        n=flags.max_n,
+        top_logprobs=flags.max_top_logprobs,
+        stop_strings=flags.max_stop_strings,
+        schema_chars=flags.max_schema_kib << 10,
+        schema_depth=flags.max_schema_depth,
+    )
+    return FrontOptions(
+        limits=limits,
         log_prompts=flags.log_prompts,
+        tgi_metrics=flags.tgi_metrics,
+        traces_endpoint=flags.otlp_traces_endpoint,
     )
 
 

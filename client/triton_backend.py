@@ -107,10 +107,13 @@ class TritonBackend:
         self._flights[request.request_id] = stream
         try:
             async with stream:
-                stopwatch.queued()
+                stopwatch.sent()
                 async for chunk in stream:
-                    stopwatch.tokens(chunk.index, len(chunk.token_ids), chunk.finish_reason)
+                    stopwatch.take(chunk)
                     yield chunk
+        except IngotError as error:
+            stopwatch.failed(error)
+            raise
         finally:
             del self._flights[request.request_id]
 

@@ -101,6 +101,6 @@ VLLM = Dialect(
         "--ssl-ca-certs": serve("--tls-ca"),
         "--root-path": lost("put a proxy in front that rewrites paths"),
         "--allowed-origins": lost("cross-origin requests are not answered"),
-        "--otlp-traces-endpoint": lost(rules.LOGGED),
+        "--otlp-traces-endpoint": serve("--otlp-traces-endpoint"),
     },
 )

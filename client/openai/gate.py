@@ -8,7 +8,6 @@ import math
 import time
 import uuid
 from collections.abc import Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -17,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ingot.client.front import TRACE_CONTEXT
 from ingot.client.keys import ApiKey, digest_of, owner_of, read_keys
 from ingot.client.openai.errors import error_response
 from ingot.client.throttle import Throttle
@@ -29,7 +29,6 @@ DEFAULT_HEADER_BYTES = 16 << 10
 DEFAULT_CONCURRENT = 2048
 TRACE_HEADERS = ("traceparent", "tracestate")
 
-TRACE_CONTEXT: ContextVar[dict[str, str]] = ContextVar("trace context", default={})  # noqa: B039 - always set anew
 logger = logging.getLogger("ingot.access")
 
 

@@ -20,7 +20,7 @@ import uvicorn
 
 from ingot.client.backend import Backend
 from ingot.client.connection import Connection, Patience
-from ingot.client.front import Front, RequestLimits
+from ingot.client.front import Front, FrontOptions
 from ingot.client.openai.app import create_app
 from ingot.client.openai.gate import GateOptions
 from ingot.errors import IngotError
@@ -52,8 +52,7 @@ class ServeOptions:
     gate: GateOptions = field(default_factory=GateOptions)
     patience: Patience = field(default_factory=Patience)
     tls: TlsFiles | None = None
-    limits: RequestLimits = field(default_factory=RequestLimits)
-    log_prompts: bool = False
+    front: FrontOptions = field(default_factory=FrontOptions)
 
 
 class Server(uvicorn.Server):
@@ -68,6 +67,7 @@ def serve(backend: Backend, options: ServeOptions) -> None:
     """Returns after a signal, when running requests have ended. Raises what the backend's start raises."""
     set_up_logs(options.log_level, options.log_format, process="server")
     check_tls(options.tls)
+    backend = Front(backend, options.front)
     allow_files(options.patience.max_connections + SPARE_FILES)
     asyncio.run(serve_until_signal(backend, options))
 
@@ -105,9 +105,8 @@ async def run_server(
 
 def server_config(backend: Backend, options: ServeOptions) -> uvicorn.Config:
     tls = options.tls
-    front = Front(backend, options.limits, log_prompts=options.log_prompts)
     return uvicorn.Config(
-        create_app(front, options.gate),
+        create_app(backend, options.gate),
         http=cast(Any, partial(Connection, patience=options.patience)),  # called, whatever uvicorn's annotation says
         h11_max_incomplete_event_size=options.gate.max_header_bytes,
         log_level=options.log_level,

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import uvicorn
 
 from ingot.client.backend import Backend
+from ingot.client.front import Front
 from ingot.client.openai.gate import GateOptions
 from ingot.client.openai.serve import ServeOptions, server_config
 
@@ -20,6 +21,7 @@ def served(backend: Backend, options: GateOptions | ServeOptions | None = None) 
     """Yields the base URL, without /v1."""
     if not isinstance(options, ServeOptions):
         options = ServeOptions(gate=options or GateOptions(), log_level="warning")
+    backend = Front(backend, options.front)
     config = server_config(backend, options)
     config.port = 0
     server = uvicorn.Server(config)

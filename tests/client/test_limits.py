@@ -131,4 +131,4 @@ def test_every_flag_reaches_what_it_is_for() -> None:
     assert (gate.max_concurrent, gate.max_body_bytes, gate.max_header_bytes) == (5, 2 << 20, 4 << 10)
     assert (gate.body_seconds, gate.open_health) == (2, True)
     assert (patience.max_connections, patience.header_seconds, patience.stall_seconds) == (6, 1, 3)
-    assert (options.log_format, options.log_prompts) == ("json", True)
+    assert (options.log_format, options.front.log_prompts) == ("json", True)

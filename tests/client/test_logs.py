@@ -12,6 +12,7 @@ import pytest
 from tests.client.fake_backend import NAME, FakeBackend
 from tests.client.served import served
 
+from ingot.client.front import FrontOptions
 from ingot.client.openai.gate import GateOptions
 from ingot.client.openai.serve import ServeOptions
 from ingot.errors import UnavailableError
@@ -56,7 +57,9 @@ def ask(url: str, key: str, **fields: Any) -> httpx.Response:
 def test_each_request_has_its_line(lines: Lines, log_prompts: bool) -> None:
     gate = GateOptions(api_keys=[f"alice={KEY}"], access_level=logging.INFO)
     backend = FakeBackend()
-    with served(backend, ServeOptions(gate=gate, log_prompts=log_prompts, log_level="debug")) as url:
+    with served(
+        backend, ServeOptions(gate=gate, front=FrontOptions(log_prompts=log_prompts), log_level="debug")
+    ) as url:
         assert ask(url, KEY).status_code == 200
         assert ask(url, "wrong-" + KEY).status_code == 401
         assert ask(url, KEY, stream=True).status_code == 200
