@@ -7,10 +7,12 @@ import calendar
 import hashlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar, TypeVarTuple
 
 import msgspec
 
@@ -28,6 +30,10 @@ from ingot.runtime.text import Tokenizer
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+CHATS_AT_ONCE = 4
 LONG_PROMPT_CHARS = 1024  # encoded in a thread, so that one long prompt does not hold up everybody's tokens
 
 
@@ -71,6 +77,7 @@ class EmbeddedBackend:
         self._cards: list[ModelCard] = []  # one, once the engine is loaded
         self._flights: dict[str, Flight] = {}
         self._draining = False
+        self._chats = ThreadPoolExecutor(CHATS_AT_ONCE, thread_name_prefix="chat")  # their own, for they may wait
 
     @property
     def supervisor(self) -> Supervisor:
@@ -97,6 +104,7 @@ class EmbeddedBackend:
             self._tell(Abort(request_id=flight.request_id))
         await self._wait_for_flights(1.0)  # the executor ends them with finish_reason "abort"
         await self._supervisor.stop()
+        self._chats.shutdown(wait=False, cancel_futures=True)
         self._fail_all(UnavailableError("The server stopped.", mend="Send the request to another, or again later."))
 
     async def _wait_for_flights(self, seconds: float) -> None:
@@ -131,10 +139,7 @@ class EmbeddedBackend:
 
     async def tokenize(self, model: str, prompt: Prompt) -> list[int]:
         self._check_name(model)
-        tokenizer = self._ready_tokenizer()
-        if prompt_size(prompt) < LONG_PROMPT_CHARS:
-            return tokenizer.encode_prompt(prompt)
-        return await asyncio.to_thread(tokenizer.encode_prompt, prompt)
+        return await self._beside_the_loop(prompt, self._ready_tokenizer().encode_prompt, prompt)
 
     async def detokenize(self, model: str, token_ids: list[int]) -> str:
         self._check_name(model)
@@ -166,12 +171,17 @@ class EmbeddedBackend:
 
     async def _open(self, request: GenerateRequest) -> RequestStream:
         tokenizer, limits = self._ready_tokenizer(), self._manifest.limits
-        if prompt_size(request.prompt) < LONG_PROMPT_CHARS:
-            stream = RequestStream(request, tokenizer, limits)
-        else:
-            stream = await asyncio.to_thread(RequestStream, request, tokenizer, limits)
+        stream = await self._beside_the_loop(request.prompt, RequestStream, request, tokenizer, limits)
         check_length(stream.token_request.token_ids, self._options.max_prompt_tokens)
         return stream
+
+    async def _beside_the_loop(self, prompt: Prompt, work: Callable[[*Ts], T], *words: *Ts) -> T:
+        """The work that a prompt asks for, where it holds up nobody else: chats wait for the process that renders them."""
+        if prompt.messages is not None:
+            return await asyncio.get_running_loop().run_in_executor(self._chats, work, *words)
+        if len(prompt.text or "") > LONG_PROMPT_CHARS:
+            return await asyncio.to_thread(work, *words)
+        return work(*words)
 
     def _take(self, messages: Sequence[FromExecutor]) -> None:
         """All that one step gave, to the requests it belongs to. Chunks of requests that are gone fall away."""
@@ -253,12 +263,6 @@ def check_length(token_ids: list[int], limit: int | None) -> None:
             param="prompt",
             mend="Shorten the prompt.",
         )
-
-
-def prompt_size(prompt: Prompt) -> int:
-    """Characters to encode, near enough."""
-    messages = prompt.messages or []
-    return len(prompt.text or "") + sum(len(str(message.get("content", ""))) for message in messages)
 
 
 def model_card(engine: Path, manifest: Manifest, name: str, vocab_size: int) -> ModelCard:
