@@ -63,7 +63,7 @@ doctor: $(VENV)/.demo ## what this machine has, what it lacks and what brings it
 	$(VENV)/bin/ingot doctor
 
 ##@ Develop
-.PHONY: dev lint format types unit bench figures gpu-test tensorrt-check docs wheel clean
+.PHONY: dev lint format types unit soak bench figures gpu-test tensorrt-check docs wheel clean
 dev: $(VENV)/.dev ## the virtual environment with every tool, at pinned versions
 
 lint: $(VENV)/.dev ## ruff: rules and formatting
@@ -82,6 +82,10 @@ unit: $(VENV)/.dev triton-home ## pytest without the GPU tests
 
 gpu-test: ## the tests that need an NVIDIA GPU: make gpu-test PY=python3 on a machine with its own torch
 	$(PY) -m pytest -m gpu
+
+soak: $(VENV)/.dev ## random clients of every dialect for 20 minutes; fails where anything leaks, hangs or breaks
+	$(VENV)/bin/ingot build examples/tiny -o engines/tiny-soak --target cpu --max-model-len 256
+	$(PY) benchmarks/soak.py engines/tiny-soak $(RECORD)
 
 bench: $(VENV)/.dev ## the CPU benchmarks; each prints a table and one JSON line (RECORD=--record keeps it)
 	$(PY) benchmarks/scheduler.py $(RECORD)
