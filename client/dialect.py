@@ -9,13 +9,14 @@ from typing import Any, ParamSpec
 
 import msgspec
 from fastapi import Request
+from pydantic import ValidationError
 from pydantic_core import from_json
 from starlette.responses import Response
 
 from ingot.client.backend import Backend, ModelCard, find_model
 from ingot.client.openai.answers import Reading
 from ingot.client.openai.convert import chat_to_ours
-from ingot.client.openai.errors import RETRY_AFTER, ClientGoneError, describe
+from ingot.client.openai.errors import RETRY_AFTER, ClientGoneError, describe, from_validation
 from ingot.client.openai.replies import Outcome
 from ingot.client.openai.schema_chat import ChatRequest
 from ingot.client.openai.streaming import Numbered, collect, until_gone
@@ -61,6 +62,14 @@ def check_whole(chunk: Chunk) -> Chunk:
 
 def ended_early() -> UnavailableError:
     return UnavailableError("The server ended this answer early.", mend="Send the request again.")
+
+
+def chat_request(fields: dict[str, Any]) -> ChatRequest:
+    """A chat as OpenAI words it. Raises RequestError for what no chat may be."""
+    try:
+        return ChatRequest.model_validate(fields)
+    except ValidationError as error:
+        raise from_validation(error) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

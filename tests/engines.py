@@ -36,7 +36,13 @@ class SlowProgram(FakeProgram):
 
 
 def write_engine(
-    folder: Path, *, step_seconds: float = 0.0, max_num_seqs: int = 32, name: str = NAME, num_pages: int = PAGES
+    folder: Path,
+    *,
+    step_seconds: float = 0.0,
+    max_num_seqs: int = 32,
+    name: str = NAME,
+    num_pages: int = PAGES,
+    generation_config: dict[str, float] | None = None,
 ) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     letters = [*(chr(code) for code in range(32, 127)), "\n"]
@@ -51,6 +57,7 @@ def write_engine(
     config = {"vocab_size": size, "eos_token_id": size - 1, "step_seconds": step_seconds}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE}))
+    (folder / "generation_config.json").write_text(json.dumps(generation_config or {}))
     limits = Limits(
         max_model_len=512, max_num_seqs=max_num_seqs, max_num_batched_tokens=256, page_size=8, num_pages=num_pages
     )

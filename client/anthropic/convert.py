@@ -17,7 +17,7 @@ from ingot.client.anthropic.schema import (
     ToolUseBlock,
     Turn,
 )
-from ingot.client.dialect import object_of
+from ingot.client.dialect import chat_request, object_of
 from ingot.client.openai.answers import Delta, joined
 from ingot.client.openai.replies import Outcome
 from ingot.client.openai.schema_chat import ChatRequest
@@ -61,7 +61,7 @@ def chat_of(body: CountTokensRequest) -> ChatRequest:
     if isinstance(body, MessagesRequest):
         same = ("max_tokens", "stream", "temperature", "top_k", "top_p")
         fields |= {name: getattr(body, name) for name in same} | {"stop": body.stop_sequences or None}
-    return ChatRequest.model_validate(fields)
+    return chat_request(fields)
 
 
 def messages_of(body: CountTokensRequest) -> list[Message]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ingot.client.backend import ModelCard
-from ingot.client.dialect import ended_early
+from ingot.client.dialect import chat_request, ended_early
 from ingot.client.openai.errors import describe
 from ingot.client.openai.replies import Outcome
 from ingot.client.openai.responses_items import Turn, new_id, turn_of_answer
@@ -33,7 +33,7 @@ def chat_of(ask: ResponsesRequest, turns: list[Turn], card: ModelCard) -> ChatRe
     thinking_args(effort, card, param="reasoning")  # refused by this route's own word
     system = [{"role": "system", "content": ask.instructions}] if ask.instructions else []
     choice = ask.tool_choice
-    return ChatRequest.model_validate(
+    return chat_request(
         {
             "model": ask.model,
             "messages": system + turns,
@@ -57,8 +57,10 @@ def chat_of(ask: ResponsesRequest, turns: list[Turn], card: ModelCard) -> ChatRe
 
 def format_of(asked: TextFormat | None) -> dict[str, Any] | None:
     """OpenAI's response_format of a chat."""
-    if asked is None or asked.type != "json_schema":
-        return asked and {"type": asked.type}
+    if asked is None:
+        return None
+    if asked.type != "json_schema":
+        return {"type": asked.type}
     if asked.name is None or asked.schema_ is None:
         raise RequestError("'text.format' needs a name and a schema.", mend="Give both.", param="text")
     return {"type": "json_schema", "json_schema": {"name": asked.name, "schema": asked.schema_}}

@@ -99,7 +99,7 @@ class ResponseEvents:
 
     def _text_event(self, what: str, **fields: Any) -> bytes:
         kind = self._item["type"] if self._item is not None else "message"
-        scored = {"logprobs": []} if kind == "message" else {}
+        scored: dict[str, Any] = {"logprobs": []} if kind == "message" else {}
         return self._part_event(f"{TEXT_EVENTS[kind]}.{what}", **fields, **scored)
 
     def _part_event(self, kind: str, **fields: Any) -> bytes:

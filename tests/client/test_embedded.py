@@ -170,3 +170,13 @@ async def test_metrics_carry_the_names_that_dashboards_know(tmp_path: Path) -> N
         assert line in text.splitlines(), text
     assert "ingot:prefix_cache_queries_total" in text
     assert "ingot:prefix_cache_hits_total" in text
+
+
+async def test_the_checkpoints_own_sampling_stands_on_the_card_unless_switched_off(tmp_path: Path) -> None:
+    engine = write_engine(tmp_path / "engine", generation_config={"temperature": 0.6, "top_k": 20})
+    for wanted, sampling in ((True, {"temperature": 0.6, "top_k": 20}), (False, {})):
+        backend = EmbeddedBackend(engine, EmbeddedOptions(supervisor=SUPERVISOR, generation_config=wanted))
+        await backend.start()
+        (card,) = await backend.models()
+        await backend.stop(0)
+        assert card.sampling == sampling
