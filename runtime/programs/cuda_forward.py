@@ -14,7 +14,8 @@ from ingot.network.config import ModelConfig
 from ingot.network.decoder import decoder
 from ingot.network.ops import Ops
 from ingot.plugins.attention.launch import DecodeChoice, Tiles, choose_decode
-from ingot.plugins.cuda_ops import CudaBatch, CudaOps
+from ingot.plugins.attention.step import CudaBatch
+from ingot.plugins.cuda_ops import CudaOps
 from ingot.plugins.sampling.launch import greedy
 from ingot.runtime.plan import Slice
 from ingot.runtime.programs.cuda_memory import MemoryPlan, page_bytes, plan_memory
