@@ -38,6 +38,7 @@ class TritonOptions:
     routes: Path | None = None
     tool_parser: str | None = None  # of every model; none is guessed, for the templates are on the other side
     reasoning_parser: str | None = None
+    generation_config: bool = True  # see EmbeddedOptions
     start_timeout: float = 60.0  # seconds until the server must answer
     client: ClientOptions = field(default_factory=lambda: ClientOptions(timeout=3600.0))
 
@@ -89,9 +90,13 @@ class TritonBackend:
 
     async def models(self) -> list[ModelCard]:
         options = self._options
-        parsers = {"tool_parser": options.tool_parser, "reasoning_parser": options.reasoning_parser}
         return [
-            msgspec.structs.replace(card_of(name, found), **parsers)
+            msgspec.structs.replace(
+                card_of(name, found),
+                tool_parser=options.tool_parser,
+                reasoning_parser=options.reasoning_parser,
+                sampling=found.sampling if options.generation_config else {},
+            )
             for name, found in self._found.items()
             if isinstance(found, Description)
         ]

@@ -46,6 +46,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str  # of the manifest
     vocab_size: int
     stats: Stats
+    sampling: dict[str, float] = {}  # what its generation_config.json asks for
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -71,9 +71,16 @@ async def run_server(
     )
     server = Server(config)
     serving = asyncio.create_task(server.serve([sock]))
-    names = ", ".join(card.name for card in await backend.models())
+    cards = await backend.models()
+    names = ", ".join(card.name for card in cards)
     host, port = sock.getsockname()[:2]
     click.echo(f"ingot serves {names} at http://{host}:{port}/v1", err=True)
+    for card in cards:
+        if card.sampling:
+            told = ", ".join(f"{name} {value:g}" for name, value in card.sampling.items())
+            click.echo(
+                f"{card.name} samples with {told} where a request does not say (generation_config.json)", err=True
+            )
     await asyncio.wait(
         {serving, signal_task := asyncio.create_task(signals.get())}, return_when=asyncio.FIRST_COMPLETED
     )
