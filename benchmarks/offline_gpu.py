@@ -32,14 +32,15 @@ from ingot.plugins.random_weights import random_weights
 from ingot.runtime.executor import Executor
 from ingot.runtime.messages import TokenRequest
 from ingot.runtime.params import SamplingParams
-from ingot.runtime.programs.cuda import CudaProgram
+from ingot.runtime.programs.cuda import cuda_program
 from ingot.runtime.programs.cuda_tables import CudaTicket
+from ingot.runtime.programs.gpu import GpuProgram
 
 DEFAULT = "128/16x32,128/256x1,128/256x16,128/512x1024,1024/256x768,2048/128x384"
 
 
 def limit_seconds(
-    config: ModelConfig, program: CudaProgram, isl: int, osl: int, n: int, scheme: Scheme, ceilings: dict[str, float]
+    config: ModelConfig, program: GpuProgram, isl: int, osl: int, n: int, scheme: Scheme, ceilings: dict[str, float]
 ) -> float:
     linear = config.num_layers * sum(a * b for a, b in (linear_shape(config, kind) for kind in LINEARS))
     head = config.vocab_size * config.hidden_size
@@ -55,7 +56,7 @@ def limit_seconds(
 
 
 def run(
-    program: CudaProgram, limits: Limits, isl: int, osl: int, n: int, vocab: int
+    program: GpuProgram, limits: Limits, isl: int, osl: int, n: int, vocab: int
 ) -> tuple[float, int, dict[str, float]]:
     executor = Executor(program, limits, [], max_waiting=100_000)
     spent = watched(executor)
@@ -131,7 +132,7 @@ def main() -> None:
     choices = tune(weights, (1, 2, 4, 8, 16, 32, 64, 128, 256), torch.bfloat16)
     tuned = time.perf_counter()
     write_choices(choices, Path(os.environ.get("OUT", ".")) / f"choices-{args.quant}.json")
-    program = CudaProgram(config, weights, limits, dtype=torch.bfloat16, kv_dtype=kv, choices=choices)
+    program = cuda_program(config, weights, limits, dtype=torch.bfloat16, kv_dtype=kv, choices=choices)
     ready = time.perf_counter()
     print(
         json.dumps(

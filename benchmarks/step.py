@@ -20,7 +20,8 @@ from ingot.network.decoder import decoder
 from ingot.network.ops import Ops
 from ingot.network.weights import Scheme
 from ingot.plugins.attention.launch import choose_decode
-from ingot.plugins.cuda_ops import CudaBatch, CudaOps
+from ingot.plugins.attention.step import CudaBatch
+from ingot.plugins.cuda_ops import CudaOps
 from ingot.plugins.random_weights import random_weights
 from ingot.plugins.sampling.launch import greedy
 

@@ -27,7 +27,7 @@ class CompileJob:
     """Everything a compiler may look at."""
 
     config: ModelConfig
-    weights: Path  # folder of the packed *.safetensors
+    weights: tuple[Path, ...]  # folders of packed *.safetensors: the weights, then KV scales where those lie apart
     limits: Limits
     dtype: str
     kv_dtype: str
@@ -43,6 +43,7 @@ class Compiled:
     sm: list[int] = field(default_factory=list)  # compute capabilities, e.g. [90]
     versions: dict[str, str] = field(default_factory=dict)  # of what it compiled with
     memory: dict[str, int] = field(default_factory=dict)  # bytes by purpose, beyond the usual plan
+    holds_weights: bool = False  # the engine needs no weights but those among the compiler's own files
 
 
 Compiler = Callable[[CompileJob, Path], Compiled]

@@ -139,7 +139,7 @@ async def test_stopping_drains_first_and_then_aborts(tmp_path: Path) -> None:
         short = asyncio.create_task(everything(backend, ask("short", max_tokens=10)))
         long = asyncio.create_task(everything(backend, ask("long")))
         await until(lambda: held(backend) > 0)
-        stopping = asyncio.create_task(backend.stop(0.5))
+        stopping = asyncio.create_task(backend.stop(2))
         await asyncio.sleep(0)
         with pytest.raises(UnavailableError, match="stopping"):
             await everything(backend, ask("late"))
