@@ -39,7 +39,7 @@ class TritonOptions:
     tool_parser: str | None = None  # of every model; none is guessed, for the templates are on the other side
     reasoning_parser: str | None = None
     start_timeout: float = 60.0  # seconds until the server must answer
-    client: ClientOptions = field(default_factory=lambda: ClientOptions(timeout=3600.0))
+    client: ClientOptions = field(default_factory=lambda: ClientOptions(timeout=3600.0, outage=30.0))
 
 
 class TritonBackend:
@@ -108,9 +108,10 @@ class TritonBackend:
         try:
             async with stream:
                 stopwatch.queued()
-                async for chunk in stream:
-                    stopwatch.tokens(chunk.index, len(chunk.token_ids), chunk.finish_reason)
-                    yield chunk
+                while (reply := await stream.next_reply()) is not None:
+                    for chunk in reply.chunks:
+                        stopwatch.tokens(chunk.index, len(chunk.token_ids), chunk.finish_reason)
+                        yield chunk
         finally:
             del self._flights[request.request_id]
 
