@@ -36,7 +36,7 @@ class AsyncClient:
             else grpc.aio.insecure_channel(address, wire.CHANNEL_OPTIONS)
         )
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        self._once = msgspec.structs.replace(self.options, retries=0)
+        self._once = msgspec.structs.replace(self.options, retries=0, outage=0.0)
         self._links: list[Link] = []  # the last one takes new requests
 
     async def generate(

@@ -19,7 +19,7 @@ import grpc.aio
 import msgspec
 
 from ingot.client import grpc_wire as wire
-from ingot.client.exchange import Due, Exchange
+from ingot.client.exchange import QUIET_SECONDS, Due, Exchange
 from ingot.errors import ExecutorDiedError, IngotError, UnavailableError
 from ingot.runtime.calls import Generate, Reply
 
@@ -51,6 +51,7 @@ class Link:
         self._open: dict[str, tuple[Exchange, Listener]] = {}
         self._outgoing: asyncio.Queue[Any] = asyncio.Queue()
         self._probes: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._newest: dict[str, str] = {}  # the version that last answered a request which named none, by model
         self._mute = False  # whether a request was given up that may never end
         self._busy = asyncio.Event()
         self._call = stub.ModelStreamInfer(self._requests())
@@ -132,6 +133,8 @@ class Link:
             if own is not None:
                 own.fail(error)
                 self._settle(own)
+                if isinstance(error, ExecutorDiedError):
+                    self._bury(error, own.model, self._version_of(own), time.monotonic() - QUIET_SECONDS)
             return
         for part in reply.parts:
             last = final and part.request_id == response.id
@@ -143,7 +146,8 @@ class Link:
         exchange, listener = self._open.get(request_id, (None, None))
         if exchange is None or listener is None:
             return  # an abort's own reply, or one to a request that was given up
-        exchange.version = version or exchange.version
+        if version and not exchange.version:
+            exchange.version = self._newest[exchange.model] = version
         if ready := exchange.take(reply, final=final, number=number):
             listener.hear(ready)
         self._settle(exchange)
@@ -176,18 +180,27 @@ class Link:
         try:
             await self._probe(model, version)
         except ExecutorDiedError as death:
-            silent = [
-                exchange
-                for exchange, _ in self._open.values()
-                if (exchange.model, exchange.version) == (model, version) and exchange.heard_at < began
-            ]
-            for exchange in silent:
-                exchange.fail(death)
-            self._give_up(silent)
+            self._bury(death, model, version, began)
         except IngotError:
             pass  # it answered, or the whole server is out of reach, which the stream sees for itself
         finally:
             del self._probes[model, version]
+
+    def _version_of(self, exchange: Exchange) -> str:
+        """Which version was asked; Triton does not say so in an error. One that was not named was the newest."""
+        return exchange.version or self._newest.get(exchange.model, "")
+
+    def _bury(self, death: ExecutorDiedError, model: str, version: str, since: float) -> None:
+        """Ends what a dead process has left silent since that moment: nothing more will come of it."""
+        silent = [
+            exchange
+            for exchange, _ in self._open.values()
+            if (exchange.model, exchange.version) == (model, version) and exchange.heard_at < since
+        ]
+        for exchange in silent:
+            exchange.fail(death)
+        if silent:
+            self._give_up(silent)
 
     async def _finish(self) -> None:
         self._watcher.cancel()
