@@ -15,7 +15,7 @@ from ingot.manifest import Limits, Manifest, check_host
 from ingot.network.config import ModelConfig
 from ingot.plugins.attention.layers import PagedLayers
 from ingot.plugins.attention.tensorrt_launch import KernelLaunch
-from ingot.plugins.attention.tensorrt_plugin import VERSION
+from ingot.plugins.attention.tensorrt_plugin import MANIFEST_NAME, VERSION
 from ingot.plugins.cuda_ops import check_supported
 from ingot.plugins.dtypes import torch_dtype
 from ingot.runtime.programs.cuda_forward import CudaForward
@@ -25,8 +25,6 @@ from ingot.runtime.programs.plan_forward import PlanForward
 from ingot.runtime.programs.tensors import read_tensors
 from ingot.runtime.programs.whole_plan import WholePlan
 from ingot.tensorrt_library import LIBRARIES
-
-PLUGIN = "ingot_paged_attention"  # how manifests name the plugin's version
 
 
 def load_plan_program(
@@ -41,24 +39,26 @@ def load_plan_program(
     trt = LIBRARIES[manifest.target].load()
     versions = {LIBRARIES[manifest.target].package: trt.__version__}
     if manifest.target == "tensorrt":
-        versions[PLUGIN] = VERSION
+        versions[MANIFEST_NAME] = VERSION
     check_host(engine, manifest, target=manifest.target, sm=sm, versions=versions)
     if num_pages is not None:
         manifest = msgspec.structs.replace(
             manifest, limits=msgspec.structs.replace(manifest.limits, num_pages=num_pages)
         )
+    config = ModelConfig.from_hf(json.loads((engine / "config.json").read_text()))
+    check_supported(config)
     # On the default stream TensorRT would synchronize the device at every call.
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream), torch.inference_mode():
-        return plan_program(trt, engine, manifest, torch.device("cuda"), memory_share=memory_share, stream=stream)
+        return plan_program(
+            trt, engine, manifest, config, torch.device("cuda"), memory_share=memory_share, stream=stream
+        )
 
 
 def plan_program(
-    trt: Any, engine: Path, manifest: Manifest, device: torch.device, *, memory_share: float, stream: torch.cuda.Stream | None = None
+    trt: Any, engine: Path, manifest: Manifest, config: ModelConfig, device: torch.device, *, memory_share: float, stream: torch.cuda.Stream | None = None
 ) -> GpuProgram:  # fmt: skip
     """As load_plan_program, with nothing left to check."""
-    config = ModelConfig.from_hf(json.loads((engine / "config.json").read_text()))
-    check_supported(config)
     limits, kv_dtype, caches = manifest.limits, torch_dtype(manifest.kv_dtype), list[Tensor]()
     tables = CudaTables(limits, device)
     make = segments if manifest.target == "tensorrt-rtx" else whole
