@@ -21,7 +21,14 @@ SERVE_ARGS ?=
 TRITON_ARGS ?=
 JAVASCRIPT := tests/e2e/javascript
 
-export PYTHONPATH := src
+CONFIG ?=
+VLLM ?=
+RUN ?=
+RESULTS ?= benchmarks/results
+PIECES ?=
+TOOLS ?=
+
+export PYTHONPATH := src$(if $(PYTHONPATH),:$(PYTHONPATH))
 export INGOT_TRITON_HOME ?= $(abspath .cache/triton)
 export TOKENIZERS_PARALLELISM := false
 
@@ -29,7 +36,7 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: help demo test
 help: ## list every target
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo; echo "  Variables: MODEL QUANT KV TARGET SM ENGINE BUILD_ARGS SERVE_ARGS TRITON_ARGS PYTHON VENV PIP_ARGS"
+	@echo; echo "  Variables: MODEL QUANT KV TARGET SM ENGINE BUILD_ARGS SERVE_ARGS TRITON_ARGS CONFIG VLLM RUN RESULTS PIECES TOOLS PYTHON VENV PIP_ARGS"
 
 demo: $(VENV)/.demo ## set up, build the bundled model in fp8, serve it, ask it, check the answers
 	$(VENV)/bin/ingot build examples/tiny -o engines/tiny-demo --quant fp8 --kv fp8
@@ -64,7 +71,7 @@ doctor: $(VENV)/.demo ## what this machine has, what it lacks and what brings it
 	$(VENV)/bin/ingot doctor
 
 ##@ Develop
-.PHONY: dev lint format types unit javascript bench figures gpu-test tensorrt-check docs wheel clean
+.PHONY: dev lint format types unit javascript bench figures gpu-test gpu-sanitize gpu-figures tensorrt-check docs wheel clean
 dev: $(VENV)/.dev ## the virtual environment with every tool, at pinned versions
 
 lint: $(VENV)/.dev ## ruff: rules and formatting
@@ -86,12 +93,20 @@ javascript: $(JAVASCRIPT)/node_modules/.package-lock.json ## OpenAI's JavaScript
 gpu-test: ## the tests that need an NVIDIA GPU: make gpu-test PY=python3 on a machine with its own torch
 	$(PY) -m pytest -m gpu
 
+gpu-sanitize: ## the kernel tests' smallest shapes under compute-sanitizer: make gpu-sanitize PY=python3 TOOLS="memcheck racecheck initcheck"
+	$(PY) tests/sanitize.py $(TOOLS)
+
+gpu-figures: ## all figures of one GPU, pieces under 10 minutes: make gpu-figures PY=python3 CONFIG=DIR VLLM=SITE RUN=ID PIECES="bf16 fp8kv"
+	$(PY) benchmarks/gpu_figures.py $(PIECES) $(if $(CONFIG),--config $(CONFIG)) $(if $(VLLM),--vllm $(VLLM)) \
+	  $(if $(RUN),--run $(RUN)) --results $(RESULTS)
+
 bench: $(VENV)/.dev ## the CPU benchmarks; each prints a table and one JSON line (RECORD=--record keeps it)
 	$(PY) benchmarks/scheduler.py $(RECORD)
 	$(VENV)/bin/ingot build examples/tiny -o engines/tiny-bench --dtype bfloat16
-	$(PY) benchmarks/offline.py engines/tiny-bench --model examples/tiny $(RECORD)
+	$(PY) benchmarks/against_transformers.py engines/tiny-bench --model examples/tiny $(RECORD)
+	$(VENV)/bin/ingot bench chat engines/tiny-bench --conversations 6 $(if $(RECORD),--output benchmarks/results/cpu.jsonl)
 
-figures: $(VENV)/.dev ## write README's figures from benchmarks/results/
+figures: $(VENV)/.dev ## write README's figures and the plot from benchmarks/results/
 	$(PY) benchmarks/report.py
 
 tensorrt-check: $(VENV)/.dev ## prove the TensorRT targets on this machine, a verdict a line

@@ -112,7 +112,7 @@ def offline(
 
     from ingot.runtime.bench.lines import append_line, as_lines, new_run, provenance, ratios, read_lines, rivals
 
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # PyTorch's profiler reads it when it is loaded
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # PyTorch's profiler reads it when it is loaded
     from ingot.runtime.bench.memory import memory_use
     from ingot.runtime.bench.offline import run_workloads
     from ingot.runtime.bench.tables import bars, offline_table, ratio_table, steps_table, subject_text

@@ -92,15 +92,24 @@ class Driver:
         return self._executor.stats()
 
     def generate(
-        self, prompts: Sequence[list[int]], osl: int, *, salt: str | None = None, advance: Callable[[int], None] = lambda tokens: None
-    ) -> tuple[Timing, list[list[int]]]:  # fmt: skip
+        self,
+        prompts: Sequence[list[int]],
+        osl: int,
+        *,
+        cached: bool = True,
+        advance: Callable[[int], None] = lambda tokens: None,
+    ) -> tuple[Timing, list[list[int]]]:
         """All prompts at once, greedy, EOS ignored. Time starts with the first request and ends with the last token.
-        `advance` is told tokens as they come. Raises what the executor refuses a request with."""
+
+        Without `cached`, every request has a cache salt of its own: the same work, but nothing is ever found. `advance` is
+        told tokens as they come. Raises what the executor refuses a request with.
+        """
         params = SamplingParams(temperature=0.0, max_tokens=osl, ignore_eos=True)
-        requests = [
-            TokenRequest(request_id=str(self._count + i), token_ids=prompt, params=params, cache_salt=salt)
-            for i, prompt in enumerate(prompts)
-        ]
+        requests = []
+        for number, prompt in enumerate(prompts, self._count):
+            name = str(number)
+            salt = None if cached else name
+            requests.append(TokenRequest(request_id=name, token_ids=prompt, params=params, cache_salt=salt))
         outputs: dict[str, list[int]] = {request.request_id: [] for request in requests}
         self._count += len(requests)
         self._timed.clock = clock = Clock()
