@@ -74,6 +74,7 @@ async def run_server(
     names = ", ".join(card.name for card in await backend.models())
     host, port = sock.getsockname()[:2]
     click.echo(f"ingot serves {names} at http://{host}:{port}/v1", err=True)
+    click.echo(f"status page: http://{host}:{port}/", err=True)
     await asyncio.wait(
         {serving, signal_task := asyncio.create_task(signals.get())}, return_when=asyncio.FIRST_COMPLETED
     )
