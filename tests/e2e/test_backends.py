@@ -222,10 +222,17 @@ async def test_the_status_page_shows_what_runs(make: Make) -> None:
         async with aclosing(board.watch()) as events:
             (idle,) = (await snapshot(events)).models
             assert (idle.name, idle.figures.running, idle.figures.kv_use) == (NAME, 0, 0)
-            async with aclosing(backend.generate(ask("watched", max_tokens=400))) as chunks:
-                await anext(chunks)
-                while not (await snapshot(events)).models[0].figures.running:
-                    await anext(chunks)
+            people = [asyncio.create_task(ask_for_ever(backend, f"p{i}")) for i in range(2)]
+            while not (await snapshot(events)).models[0].figures.running:
+                pass
+            for one in people:
+                one.cancel()
+            await asyncio.gather(*people, return_exceptions=True)
+
+
+async def ask_for_ever(backend: Backend, name: str) -> None:
+    while True:
+        await everything(backend, ask(name=name, max_tokens=400))
 
 
 async def snapshot(events: AsyncGenerator[bytes, None]) -> Snapshot:
