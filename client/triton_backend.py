@@ -150,7 +150,7 @@ class TritonBackend:
         return Health(ready=not bad, detail=detail or "ready")
 
     async def metrics(self) -> bytes:
-        return text_of(self._metrics.values())
+        return text_of([self._metrics_of(name) for name in self._found])
 
     async def _keep_looking(self) -> None:
         while True:
