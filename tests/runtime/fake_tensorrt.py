@@ -35,7 +35,8 @@ DTYPES = {onnx.TensorProto.FLOAT: ("FLOAT", np.float32), onnx.TensorProto.INT32:
 
 def fake_plan(model: Path, profiles: Sequence[Profile]) -> bytes:
     header = json.dumps([{name: list(sizes) for name, sizes in profile.items()} for profile in profiles]).encode()
-    return MAGIC + header + b"\n" + onnx.load(model).SerializeToString()
+    graph: bytes = onnx.load(model).SerializeToString()
+    return MAGIC + header + b"\n" + graph
 
 
 class Logger:
