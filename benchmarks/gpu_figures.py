@@ -8,10 +8,13 @@ told in the end and stops none but those that need it.
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from rich.table import Table
 from ingot.runtime.bench.lines import new_run
 
 LONGEST_SECONDS = 590
+LATE = 124  # exit code of a piece that ran into its limit
 ENGINE = "engines/random-fp8-kvfp8"
 PYTEST = "python -m pytest -q -m gpu -p no:cacheprovider"
 SMOKE = "test_triton_decode or test_cuda_decode or test_skinny or (test_the_gpu_answers and (none-auto or fp8-dynamic))"
@@ -77,14 +81,16 @@ def words(piece: Piece, **values: str) -> list[str]:
 def run_piece(piece: Piece, results: Path, command: list[str], limit: float) -> Outcome:
     """Runs it to its end or its time limit. The kernels' lines go to their file; everything else writes its own."""
     begin = time.monotonic()
-    keep = (results / FILES["kernels"]).open("a") if piece.name == "kernels" else None
-    try:
-        code = subprocess.run(command, stdout=keep, timeout=limit, check=False).returncode
-    except subprocess.TimeoutExpired:
-        code = 124
-    finally:
-        if keep:
-            keep.close()
+    with ExitStack() as stack:
+        keep = stack.enter_context((results / FILES["kernels"]).open("a")) if piece.name == "kernels" else None
+        process = stack.enter_context(subprocess.Popen(command, stdout=keep, process_group=0))
+        try:
+            code = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            code = LATE
+        finally:  # with all that it started: a server that is left over would keep the GPU's memory
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     return Outcome(piece, time.monotonic() - begin, code)
 
 

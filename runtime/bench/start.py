@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from ingot.errors import EngineError
+from ingot.manifest import read_manifest
 from ingot.runtime.bench.first_token import Report
 
 TIMEOUT_SECONDS = 540.0
@@ -37,7 +38,8 @@ class Start:
 
 
 def measure_start(engine: Path) -> Start:
-    """Raises EngineError where the engine does not load, with what its process said, or takes too long."""
+    """Raises EngineError where there is none, it does not load, with what its process said, or it takes too long."""
+    read_manifest(engine)
     command = [sys.executable, "-m", "ingot.runtime.bench.first_token", str(engine)]
     begin = time.monotonic()
     try:

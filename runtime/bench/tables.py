@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ingot.runtime.bench.chat import ChatResult
-from ingot.runtime.bench.lines import Ratio
-from ingot.runtime.bench.offline import Result
-from ingot.runtime.bench.start import Start
-from ingot.runtime.bench.subject import Subject
+if TYPE_CHECKING:
+    from ingot.runtime.bench.chat import ChatResult
+    from ingot.runtime.bench.lines import Ratio
+    from ingot.runtime.bench.offline import Result
+    from ingot.runtime.bench.start import Start
+    from ingot.runtime.bench.subject import Subject
 
 
 @contextmanager
