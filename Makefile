@@ -19,6 +19,7 @@ BUILD_ARGS ?=
 SERVE_ARGS ?=
 
 TRITON_ARGS ?=
+JAVASCRIPT := tests/e2e/javascript
 
 CONFIG ?=
 VLLM ?=
@@ -70,7 +71,7 @@ doctor: $(VENV)/.demo ## what this machine has, what it lacks and what brings it
 	$(VENV)/bin/ingot doctor
 
 ##@ Develop
-.PHONY: dev lint format types unit bench figures gpu-test gpu-sanitize gpu-figures tensorrt-check docs wheel clean
+.PHONY: dev lint format types unit javascript bench figures gpu-test gpu-sanitize gpu-figures tensorrt-check docs wheel clean
 dev: $(VENV)/.dev ## the virtual environment with every tool, at pinned versions
 
 lint: $(VENV)/.dev ## ruff: rules and formatting
@@ -84,8 +85,10 @@ format: $(VENV)/.dev ## let ruff mend what it can
 types: $(VENV)/.dev ## mypy --strict
 	$(PY) -m mypy
 
-unit: $(VENV)/.dev triton-home ## pytest without the GPU tests
+unit: $(VENV)/.dev triton-home javascript ## pytest without the GPU tests
 	$(PY) -m pytest -m "not gpu"
+
+javascript: $(JAVASCRIPT)/node_modules/.package-lock.json ## OpenAI's JavaScript client, which a test drives: needs node 20 or newer
 
 gpu-test: ## the tests that need an NVIDIA GPU: make gpu-test PY=python3 on a machine with its own torch
 	$(PY) -m pytest -m gpu
@@ -118,6 +121,12 @@ wheel: $(VENV)/.dev ## sdist and wheel into dist/
 
 clean: ## remove what the commands made (engines stay)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis $(VENV)
+
+$(JAVASCRIPT)/node_modules/.package-lock.json: $(JAVASCRIPT)/package.json $(JAVASCRIPT)/package-lock.json
+	@command -v node npm > /dev/null && node -e 'process.exit(process.versions.node.split(".")[0] < 20)' || \
+	  { echo "The tests drive OpenAI's JavaScript client, which needs node 20 or newer and npm. Install them (nodejs.org, or your packages)."; exit 1; }
+	cd $(JAVASCRIPT) && npm ci --ignore-scripts --no-audit --no-fund
+	@touch $@
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
