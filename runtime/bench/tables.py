@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def bars(console: Console) -> Iterator[Progress]:
     """A bar for each task added, on the console while it works."""
     columns = (TextColumn("{task.description:<16}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
+    # Drawing takes the interpreter from what is measured: seldom, then.
+    with Progress(*columns, console=console, refresh_per_second=2) as progress:
         yield progress
 
 

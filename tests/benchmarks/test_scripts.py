@@ -200,9 +200,9 @@ def test_the_report_adds_chats_and_starts_once_they_are_measured(
         "speedup": 2.5,
         "command": "c",
     }
-    start = {"benchmark": "start", "seconds": 9.3, "memory": {"of_aim": 0.985}, "command": "s"}
+    start = {"benchmark": "start", "cold": True, "seconds": 9.3, "memory": {"of_aim": 0.985}, "command": "s"}
     (tmp_path / "h200-serving.jsonl").write_text(json.dumps(chat) + "\n" + json.dumps(start) + "\n")
     table = report.h200_table()
     assert "| 94%, 2.50 x | `c` |" in table
-    assert "| engine folder to first token | 9.3 s | `s` |" in table
+    assert "| engine folder to first token, on a new machine | 9.3 s | `s` |" in table
     assert "| 98.5% | `s` |" in table
