@@ -112,12 +112,14 @@ def mode_cells(sides: Sides, workload: str, mode: str, others: list[str]) -> lis
 
 def h200_rows() -> list[tuple[str, str, str]]:
     """Chats and starts, once they are measured."""
-    found, rows = newest("h200-serving.jsonl"), []
-    if chat := found.get("chat"):
+    lines, rows = read("h200-serving.jsonl"), []
+    found = {(line["benchmark"], line.get("cold", False)): line for line in lines}
+    if chat := found.get(("chat", False)):
         rows.append((chat_text(chat), f"{chat['prefix_hit_rate']:.0%}, {chat['speedup']:.2f} x", chat["command"]))
-    if start := found.get("start"):
-        rows.append(("engine folder to first token", f"{start['seconds']:.1f} s", start["command"]))
-        rows.append(("GPU memory in use, of 0.9 of the card", f"{start['memory']['of_aim']:.1%}", start["command"]))
+    for cold, where in ((True, "a new machine"), (False, "a machine that has run it")):
+        if start := found.get(("start", cold)):
+            rows.append((f"engine folder to first token, on {where}", f"{start['seconds']:.1f} s", start["command"]))
+            rows.append(("GPU memory in use, of 0.9 of the card", f"{start['memory']['of_aim']:.1%}", start["command"]))
     return rows
 
 
