@@ -96,6 +96,8 @@ def h200_table() -> str:
             cells += mode_cells(sides, workload, mode, others)
         rows.append(cells)
     parts = ["\n".join(f"| {' | '.join(row)} |" for row in rows)]
+    if others:
+        parts.append(f"Both sides on one machine, run `{next(iter(sides.values()))['run']}`.")
     more = h200_rows()
     return "\n\n".join([*parts, measured("on the same GPU", more)] if more else parts)
 
