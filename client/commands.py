@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,13 @@ if TYPE_CHECKING:
     type=click.Choice(sorted(NOTATIONS)),
     help="How the model writes tool calls; guessed from its chat template if not given.",
 )
+@click.option(
+    "--generation-config",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "none"]),
+    help="auto: the checkpoint's generation_config.json samples where a request does not say how.",
+)
 @click.option("--reasoning-parser", type=click.Choice(sorted(MARKS)), help="How the model marks its thoughts.")
 @server_flags
 def serve(
@@ -62,6 +70,7 @@ def serve(
     served_model_name: str | None,
     max_queue: int,
     tool_parser: str | None,
+    generation_config: str,
     reasoning_parser: str | None,
     server: ServerFlags,
 ) -> None:
@@ -76,19 +85,21 @@ def serve(
     if triton is not None and server.max_prompt_tokens is not None:
         raise click.UsageError("--max-prompt-tokens is for ENGINE; Triton's models have their own lengths")
     options = serve_options(server)
-    backend = (
-        triton_backend(
-            triton,
-            models,
-            routes,
-            triton_connection(server.request_seconds, admin_key, triton_tls, triton_ca, triton_cert, triton_key),
-            tool_parser,
-            reasoning_parser,
-        )
-        if triton is not None
-        else embedded_backend(Path(engine or ""), served_model_name, max_queue, server, tool_parser, reasoning_parser)
-    )
-    run(backend, options)
+    model = ModelOptions(tool_parser, reasoning_parser, generation_config == "auto")
+    if triton is None:
+        run(embedded_backend(Path(engine or ""), served_model_name, max_queue, server, model), options)
+        return
+    client = triton_connection(server.request_seconds, admin_key, triton_tls, triton_ca, triton_cert, triton_key)
+    run(triton_backend(triton, models, routes, client, model), options)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """How a model is asked and read, on either backend."""
+
+    tool_parser: str | None
+    reasoning_parser: str | None
+    generation_config: bool
 
 
 def embedded_backend(
@@ -96,8 +107,7 @@ def embedded_backend(
     served_model_name: str | None,
     max_queue: int,
     server: ServerFlags,
-    tool_parser: str | None,
-    reasoning_parser: str | None,
+    model: ModelOptions,
 ) -> Backend:
     from ingot.client.embedded import EmbeddedBackend, EmbeddedOptions
     from ingot.runtime.supervisor import SupervisorOptions
@@ -105,8 +115,9 @@ def embedded_backend(
     supervisor = SupervisorOptions(log_level=server.log_level, log_format=server.log_format)
     options = EmbeddedOptions(
         served_model_name=served_model_name,
-        tool_parser=tool_parser,
-        reasoning_parser=reasoning_parser,
+        tool_parser=model.tool_parser,
+        reasoning_parser=model.reasoning_parser,
+        generation_config=model.generation_config,
         max_queue=max_queue,
         max_prompt_tokens=server.max_prompt_tokens,
         request_seconds=server.request_seconds,
@@ -118,10 +129,13 @@ def embedded_backend(
 def triton_connection(
     timeout: float, admin_key: str | None, tls: bool, ca: Path | None, cert: Path | None, key: Path | None
 ) -> ClientOptions:
-    from ingot.client.grpc_wire import ClientOptions
+    import msgspec
+
+    from ingot.client.triton_backend import SERVING
 
     root, certificate, private_key = (path.read_bytes() if path else None for path in (ca, cert, key))
-    return ClientOptions(
+    return msgspec.structs.replace(
+        SERVING,
         timeout=timeout,
         admin_key=admin_key,
         tls=tls,
@@ -136,8 +150,7 @@ def triton_backend(
     models: tuple[str, ...],
     routes: Path | None,
     client: ClientOptions,
-    tool_parser: str | None,
-    reasoning_parser: str | None,
+    model: ModelOptions,
 ) -> Backend:
     from ingot.client.triton_backend import TritonBackend, TritonOptions
 
@@ -146,8 +159,9 @@ def triton_backend(
         models=models,
         routes=routes,
         client=client,
-        tool_parser=tool_parser,
-        reasoning_parser=reasoning_parser,
+        tool_parser=model.tool_parser,
+        reasoning_parser=model.reasoning_parser,
+        generation_config=model.generation_config,
     )
     return TritonBackend(options)
 

@@ -42,6 +42,7 @@ def write_engine(
     max_num_seqs: int = 32,
     name: str = NAME,
     num_pages: int = PAGES,
+    generation_config: dict[str, float] | None = None,
     endless: bool = False,
 ) -> Path:
     """`endless`: the model never says end-of-text, so that a stream runs until its limit in every dialect."""
@@ -58,6 +59,7 @@ def write_engine(
     config = {"vocab_size": size, "eos_token_id": size - 1, "step_seconds": step_seconds, "endless": endless}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE}))
+    (folder / "generation_config.json").write_text(json.dumps(generation_config or {}))
     limits = Limits(
         max_model_len=512, max_num_seqs=max_num_seqs, max_num_batched_tokens=256, page_size=8, num_pages=num_pages
     )

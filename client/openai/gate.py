@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ingot.client.front import TRACE_CONTEXT
 from ingot.client.keys import ApiKey, digest_of, owner_of, read_keys
 from ingot.client.openai.errors import error_response
+from ingot.client.page.paths import OPEN_FILES
 from ingot.client.throttle import Throttle
 from ingot.runtime.logs import FIELDS, MARKS
 
@@ -136,7 +137,7 @@ class Gate:
         if size > options.max_header_bytes:
             sentence = f"The headers have {size} bytes; {options.max_header_bytes} are allowed. Send fewer."
             return error_response(431, sentence, code=None)
-        if self._keys and key is None and scope["path"] not in self._open:
+        if self._keys and key is None and not self._is_open(scope):
             sentence = "The API key is missing or wrong. Send Authorization: Bearer KEY."
             return error_response(401, sentence, code="invalid_api_key")
         if int_or_zero(headers.get("content-length")) > options.max_body_bytes:
@@ -152,6 +153,10 @@ class Gate:
             marks = MARKS.get()
             line = f"{method} {path} {status or 499} {seconds:.3f} s {marks['request_id']} {marks.get('key', '-')}"
             logger.log(self._options.access_level, "%s", line, extra={FIELDS: fields})
+
+    def _is_open(self, scope: Scope) -> bool:
+        """The status page's files hold no figures; what they show comes from a route that asks for the key."""
+        return scope["path"] in self._open or (scope["path"] in OPEN_FILES and scope["method"] in {"GET", "HEAD"})
 
 
 def caller_of(headers: Headers) -> bytes:

@@ -18,7 +18,7 @@ from typing import Any, cast
 import click
 import uvicorn
 
-from ingot.client.backend import Backend
+from ingot.client.backend import Backend, ModelCard
 from ingot.client.connection import Connection, Patience
 from ingot.client.front import Front, FrontOptions
 from ingot.client.openai.app import create_app
@@ -88,10 +88,15 @@ async def run_server(
 ) -> None:
     server = Server(server_config(backend, options))
     serving = asyncio.create_task(server.serve([sock]))
-    names = ", ".join(card.name for card in await backend.models())
+    cards = await backend.models()
+    names = ", ".join(card.name for card in cards)
     host, port = sock.getsockname()[:2]
-    scheme = "http" if options.tls is None else "https"
-    announce(f"ingot serves {names} at {scheme}://{host}:{port}/v1", options)
+    at = f"{'https' if options.tls else 'http'}://{host}:{port}"
+    announce(f"ingot serves {names} at {at}/v1", options)
+    announce(f"status page: {at}/", options)
+    for card in cards:
+        if card.sampling:
+            announce(sampling_line(card), options)
     await asyncio.wait(
         {serving, signal_task := asyncio.create_task(signals.get())}, return_when=asyncio.FIRST_COMPLETED
     )
@@ -152,6 +157,11 @@ def allow_files(wanted: int) -> None:
         resource.setrlimit(
             resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
         )
+
+
+def sampling_line(card: ModelCard) -> str:
+    told = ", ".join(f"{name} {value:g}" for name, value in card.sampling.items())
+    return f"{card.name} samples with {told} where a request does not say (generation_config.json)"
 
 
 async def first_of(work: asyncio.Task[None], signals: asyncio.Queue[None]) -> bool:

@@ -212,3 +212,13 @@ async def test_the_page_of_metrics_names_every_figure(tmp_path: Path) -> None:
         made = {f"{one.name}_total" if one.type == "counter" else one.name for one in families}
     page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
     assert set(re.findall(r"`(ingot:\w+)`", page)) == {name for name in made if not name.endswith("_created")}
+
+
+async def test_the_checkpoints_own_sampling_stands_on_the_card_unless_switched_off(tmp_path: Path) -> None:
+    engine = write_engine(tmp_path / "engine", generation_config={"temperature": 0.6, "top_k": 20})
+    for wanted, sampling in ((True, {"temperature": 0.6, "top_k": 20}), (False, {})):
+        backend = EmbeddedBackend(engine, EmbeddedOptions(supervisor=SUPERVISOR, generation_config=wanted))
+        await backend.start()
+        (card,) = await backend.models()
+        await backend.stop(0)
+        assert card.sampling == sampling
