@@ -27,13 +27,16 @@ from ingot.builder.resolve import Job, resolve
 from ingot.builder.seal import check_out, export_checkpoint, seal
 from ingot.builder.stages import DEFAULT_CACHE, StageCache
 from ingot.builder.tables import memory_table, needs_table, quality_table
-from ingot.builder.targets import Compiled, CompileJob, compiler_of
+from ingot.builder.targets import Compiled, CompileJob, compiler_of, gpu_sm
 from ingot.builder.tensorrt.tables import plans_table
 from ingot.manifest import FORMAT_VERSION, Manifest
 
 STAGE_FORMAT = 1  # raised when a stage makes something else of the same inputs
 LIBRARIES = ("torch", "safetensors", "transformers", "tokenizers", "huggingface_hub", "nvidia-modelopt")
-COMPILER_LIBRARIES = {"tensorrt-rtx": ("tensorrt_rtx", "onnx_ir")}  # of a target, beyond these
+COMPILER_LIBRARIES = {
+    "tensorrt": ("tensorrt", "onnx_ir"),
+    "tensorrt-rtx": ("tensorrt_rtx", "onnx_ir"),
+}  # of a target, beyond these
 
 
 def build_engine(
@@ -156,6 +159,8 @@ class Build:
             limits=msgspec.to_builtins(job.limits),
             kv_dtype=job.kv_dtype,
         )
+        if job.target in ("cuda", "tensorrt"):
+            inputs |= {"gpu": gpu_sm()}
         inputs |= {"versions": library_versions(*COMPILER_LIBRARIES.get(job.target, ())), "sms": job.recipe.sms}
         with self.reporter.stage("compile", job.config.num_layers + 1) as advance:
             work = CompileJob(
@@ -166,6 +171,7 @@ class Build:
                 kv_dtype=job.kv_dtype,
                 quant=job.quant,
                 sms=job.recipe.sms,
+                previous=Path(job.recipe.out).expanduser(),
                 advance=advance,
             )
             folder = self.cache.run("compile", inputs, lambda part: write_compiled(compiler(work, part), part))

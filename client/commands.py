@@ -156,10 +156,11 @@ def triton_backend(
     admin_key: str | None,
     model: ModelOptions,
 ) -> Backend:
-    from ingot.client.grpc_wire import ClientOptions
-    from ingot.client.triton_backend import TritonBackend, TritonOptions
+    import msgspec
 
-    client = ClientOptions(timeout=3600.0, admin_key=admin_key)
+    from ingot.client.triton_backend import SERVING, TritonBackend, TritonOptions
+
+    client = msgspec.structs.replace(SERVING, admin_key=admin_key)
     options = TritonOptions(
         address=address,
         models=models,

@@ -33,6 +33,7 @@ class CompileJob:
     kv_dtype: str
     quant: str
     sms: tuple[int, ...] = ()  # compute capabilities asked for, where the target has a choice
+    previous: Path | None = None  # the engine that this one will replace, where there is one
     advance: Callable[[int], None] = lambda layers: None  # told of work done, num_layers + 1 in all
 
 
@@ -67,9 +68,14 @@ def resolve_target(asked: str) -> str:
     """auto: cuda where an NVIDIA GPU of SM >= 8.0 is present, cpu elsewhere."""
     if asked != "auto":
         return asked
+    return "cuda" if (gpu_sm() or 0) >= LEAST_SM else "cpu"
+
+
+def gpu_sm() -> int | None:
+    """Compute capability of the NVIDIA GPU that torch sees, 89 for 8.9."""
     import torch
 
     if not torch.cuda.is_available() or torch.version.hip:
-        return "cpu"
+        return None
     major, minor = torch.cuda.get_device_capability()
-    return "cuda" if 10 * major + minor >= LEAST_SM else "cpu"
+    return 10 * major + minor

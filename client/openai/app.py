@@ -27,6 +27,7 @@ from ingot.client.openai.schema_sampling import api_schema
 from ingot.client.openai.sse import ChatEvents, CompletionEvents, UsageTail
 from ingot.client.openai.streaming import collect, event_stream, merge, number_zero, until_gone
 from ingot.client.openai.tools import reading_of
+from ingot.client.page.routes import add_page_routes
 from ingot.client.tgi.routes import add_tgi_routes
 from ingot.runtime.request import GenerateRequest
 
@@ -44,6 +45,7 @@ def create_app(backend: Backend, options: GateOptions | None = None) -> FastAPI:
     add_anthropic_routes(app, backend)
     add_tgi_routes(app, backend)
     add_ollama_routes(app, backend)
+    add_page_routes(app, backend)
     return app
 
 

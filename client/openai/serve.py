@@ -75,6 +75,7 @@ async def run_server(
     names = ", ".join(card.name for card in cards)
     host, port = sock.getsockname()[:2]
     click.echo(f"ingot serves {names} at http://{host}:{port}/v1", err=True)
+    click.echo(f"status page: http://{host}:{port}/", err=True)
     for card in cards:
         if card.sampling:
             click.echo(sampling_line(card), err=True)

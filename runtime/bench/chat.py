@@ -55,10 +55,7 @@ class ChatTiming:
 
 
 def run_chats(subject: Subject, chats: Chats, *, cached: bool, seed: int, advance: Callable[[], None]) -> ChatTiming:
-    """One conversation begins in every round until all have begun; those under way ask their next questions together.
-
-    Without the cache every turn has a cache salt of its own: the same work, but nothing is ever found.
-    """
+    """One conversation begins in every round until all have begun; those under way ask their next questions together."""
     driver, vocab_size = Driver(subject.program, subject.limits), subject.config.vocab_size
     rng = random.Random(seed)
     system = random_tokens(rng, chats.system, vocab_size)
@@ -68,9 +65,8 @@ def run_chats(subject: Subject, chats: Chats, *, cached: bool, seed: int, advanc
         asking = texts[max(0, turn - chats.turns + 1) : turn + 1]
         for text in asking:
             text += random_tokens(rng, chats.question, vocab_size)
-        salt = None if cached else f"{seed}-{turn}"
         # The executor keeps the prompt's list, which goes on growing here.
-        timing, answers = driver.generate([text.copy() for text in asking], chats.answer, salt=salt)
+        timing, answers = driver.generate([text.copy() for text in asking], chats.answer, cached=cached)
         seconds += timing.seconds
         for text, answer in zip(asking, answers, strict=True):
             text += answer

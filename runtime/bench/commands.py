@@ -112,7 +112,7 @@ def offline(
 
     from ingot.runtime.bench.lines import append_line, as_lines, new_run, provenance, ratios, read_lines, rivals
 
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # PyTorch's profiler reads it when it is loaded
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # PyTorch's profiler reads it when it is loaded
     from ingot.runtime.bench.memory import memory_use
     from ingot.runtime.bench.offline import run_workloads
     from ingot.runtime.bench.tables import bars, offline_table, ratio_table, steps_table, subject_text
@@ -195,7 +195,9 @@ def chat(
 @bench.command()
 @click.argument("engine", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--runs", type=click.IntRange(1, 10), default=1, show_default=True, help="How often.")
-@click.option("--cold", is_flag=True, help="Drop the engine's files from the system's page cache before every run.")
+@click.option(
+    "--cold", is_flag=True, help="As on a new machine: its files on the disk alone, no kernels compiled before."
+)
 @result_options
 def start(engine: Path, runs: int, cold: bool, run: str | None, output: Path | None) -> None:
     """Time a fresh process from ENGINE's folder to its first token.
@@ -205,15 +207,13 @@ def start(engine: Path, runs: int, cold: bool, run: str | None, output: Path | N
     from rich.console import Console
 
     from ingot.runtime.bench.lines import new_run, provenance
-    from ingot.runtime.bench.start import forget_files, measure_start
+    from ingot.runtime.bench.start import measure_start
     from ingot.runtime.bench.tables import start_table
 
     console, found = Console(), []
     for number in range(runs):
-        if cold:
-            forget_files(engine)
         with Console(stderr=True).status(f"start {number + 1} of {runs}"):
-            found.append(measure_start(engine))
+            found.append(measure_start(engine, cold=cold))
     console.print(start_table(found))
     if found[-1].report.told:
         console.print(found[-1].report.told, highlight=False)

@@ -98,8 +98,21 @@ def provenance(device_name: str) -> dict[str, Any]:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    command = shlex.join(["ingot", *sys.argv[1:]])
-    return {"versions": versions, "command": command, "at": datetime.now(UTC).isoformat(timespec="seconds")}
+    return {
+        "versions": versions,
+        "command": command_line(sys.argv[1:]),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def command_line(words: list[str]) -> str:
+    """As a person would repeat it: where the results went is left out."""
+    kept = [
+        word
+        for before, word in zip(["", *words], words, strict=False)
+        if before != "--output" and word.partition("=")[0] != "--output"
+    ]
+    return shlex.join(["ingot", *kept])
 
 
 def cpu_name() -> str:

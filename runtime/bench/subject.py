@@ -100,7 +100,7 @@ def load_random(model: RandomModel) -> Subject:
     ceilings = measure_ceilings(device, dtype)
     begin = time.perf_counter()
     with torch.inference_mode():
-        program = cpu_program if device.type == "cpu" else cuda_program
+        program = reference_program if device.type == "cpu" else tuned_program
         made = program(config, scheme, limits, dtype, kv_dtype)
     subject = Subject(
         program=made, config=config, limits=limits, scheme=scheme, dtype=dtype, kv_dtype=kv_dtype, device=device,
@@ -110,7 +110,7 @@ def load_random(model: RandomModel) -> Subject:
     return subject
 
 
-def cpu_program(
+def reference_program(
     config: ModelConfig, scheme: Scheme, limits: Limits, dtype: torch.dtype, kv_dtype: torch.dtype
 ) -> Program:
     from ingot.runtime.programs.cpu import CpuProgram
@@ -119,17 +119,17 @@ def cpu_program(
     return CpuProgram(config, weights, limits, dtype=dtype, kv_dtype=kv_dtype)
 
 
-def cuda_program(
+def tuned_program(
     config: ModelConfig, scheme: Scheme, limits: Limits, dtype: torch.dtype, kv_dtype: torch.dtype
 ) -> Program:
     from ingot.plugins.linear.launch import BUCKETS
     from ingot.plugins.linear.tune import tune
-    from ingot.runtime.programs.cuda import CudaProgram
+    from ingot.runtime.programs.cuda import cuda_program
 
     weights = random_weights(config, scheme, dtype, torch.device("cuda"))
     rows = [size for size in BUCKETS if size <= min(256, limits.max_num_batched_tokens)]
     choices = tune(weights, rows, dtype)
-    return CudaProgram(config, weights, limits, dtype=dtype, kv_dtype=kv_dtype, choices=choices)
+    return cuda_program(config, weights, limits, dtype=dtype, kv_dtype=kv_dtype, choices=choices)
 
 
 def plan_limits(model: RandomModel, config: ModelConfig, device: torch.device, kv_dtype: torch.dtype) -> Limits:
