@@ -30,7 +30,20 @@ FORMATS = """
 - Limits: 65536 characters, 2048 schemas, 64 levels, 256 branches, 1024 values, counts to 16384; 5 s and 1 GiB to compile.
 - `tool_choice` `required` and a named function are grammars, so the call always parses; with `auto` the calls are read from
   the answer in the model's own notation: hermes (Qwen too), llama3_json, mistral; `--tool-call-parser` names it.
+- A function's parameters are enforced, `strict` or not, where a call is forced; under `auto` the arguments are the model's own,
+  `strict` or not. A format beside tools under `auto` is a format: nothing is called. `parallel_tool_calls` false
+  keeps the first call.
 - `--reasoning-parser` (deepseek_r1, granite, mistral, qwen3) moves thoughts into `reasoning_content`.
+- `reasoning_effort` is told to the chat template: `none` as `enable_thinking` or `thinking` false, any other as
+  `reasoning_effort`. Where the template reads no such name it is refused; `none` passes where no thoughts are told apart.
+- Log-probabilities are of the model's raw distribution, before penalties, biases and grammars; the token that ends a text has one too.
+
+## Sampling defaults
+
+What a request leaves unset is, in this order: what the checkpoint's `generation_config.json` says (`temperature`, `top_p`, `top_k`,
+`min_p`, `repetition_penalty`; as vLLM, whatever its `do_sample` says), or else the dialect's own: OpenAI's, which sample from the
+unmodified distribution, or Ollama's. `ingot serve` prints the model's when it starts; `--generation-config none` leaves
+them out. Its `max_new_tokens` is not taken: an answer may fill the engine's length.
 """
 SERVERS = ("vLLM", "SGLang", "TGI", "TOF")
 UNKNOWN = ("?", "?", "?", "?")

@@ -25,7 +25,7 @@ REFUSED = {"chat": REFUSED_CHAT, "completions": REFUSED_COMPLETIONS}
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's, for completions only
 TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,8}")
-NOT_FOR_TEMPLATE = {"annotations": True, "tool_calls": {"__all__": {"index"}}}
+NOT_FOR_TEMPLATE: Any = {"annotations": True, "tool_calls": {"__all__": {"index"}}}
 SAME_NAME = [
     "temperature",
     "top_p",
