@@ -21,7 +21,7 @@ from ingot.errors import (
     UnavailableError,
     UnknownModelError,
 )
-from ingot.runtime.calls import AbortCall, Call, Generate, Reply, error_from_text
+from ingot.runtime.calls import AbortCall, Call, Embed, Generate, Reply, error_from_text
 from ingot.runtime.params import SamplingParams
 from ingot.runtime.request import GenerateRequest, Prompt
 
@@ -105,7 +105,7 @@ def infer_request(model: str, version: str, call: Call, request_id: str) -> Any:
 
 
 def call_id(call: Call) -> str:
-    return call.request.request_id if isinstance(call, Generate) else uuid.uuid4().hex
+    return call.request.request_id if isinstance(call, Generate | Embed) else uuid.uuid4().hex
 
 
 def abort_request(model: str, version: str, request_id: str) -> Any:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from ingot.client.backend import Health, ModelCard
+from ingot.client.backend import Health, ModelCard, whole_vector
 from ingot.client.grpc_async import AsyncClient
 from ingot.client.grpc_wire import ClientOptions
 from ingot.client.metrics import Metrics, Stopwatch, text_of
@@ -23,7 +23,7 @@ from ingot.client.stream_async import AsyncStream
 from ingot.errors import IngotError, RequestError, UnavailableError, UnknownModelError
 from ingot.runtime.calls import Description
 from ingot.runtime.messages import Stats
-from ingot.runtime.request import Chunk, GenerateRequest, Prompt
+from ingot.runtime.request import Chunk, EmbedRequest, GenerateRequest, Prompt
 
 LOOK_SECONDS = 1.0  # between two looks at every model
 ABORT_SECONDS = 1.0  # for aborted requests to end when the server stops
@@ -113,6 +113,21 @@ class TritonBackend:
                     yield chunk
         finally:
             del self._flights[request.request_id]
+
+    async def embed(self, request: EmbedRequest) -> Chunk:
+        model, version = self._admit(request.model)
+        sent = msgspec.structs.replace(request, model=model, request_id=uuid.uuid4().hex)
+        stopwatch = Stopwatch(self._metrics_of(request.model))
+        stream = self._ready_client().open(sent, version=version)
+        self._flights[sent.request_id] = stream
+        try:
+            async with stream:
+                stopwatch.queued()
+                chunk = await anext(aiter(stream))
+        finally:
+            del self._flights[sent.request_id]
+        stopwatch.tokens(0, 0, chunk.finish_reason)
+        return whole_vector(chunk)
 
     async def tokenize(self, model: str, prompt: Prompt) -> list[int]:
         name, version = self._admit(model)
@@ -208,4 +223,6 @@ def card_of(name: str, description: Description) -> ModelCard:
         target=manifest.target,
         quant=str(manifest.recipe.get("quant", "none")),
         fingerprint=description.fingerprint,
+        tasks=manifest.tasks,
+        embedding=manifest.embedding,
     )

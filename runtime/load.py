@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 from pathlib import Path
 
-from ingot.manifest import check_files, read_manifest
+from ingot.manifest import Manifest, check_files, read_manifest
+from ingot.runtime.encoder_executor import EncoderExecutor
 from ingot.runtime.executor import Executor
 from ingot.runtime.grammars.compiler import GrammarCompiler
 from ingot.runtime.text import Tokenizer
@@ -13,12 +14,23 @@ from ingot.runtime.text import Tokenizer
 UNBOUNDED = 2**31 - 1  # whoever is in front bounds the queue
 
 
-def load_executor(engine: Path) -> Executor:
+def load_executor(engine: Path) -> Executor | EncoderExecutor:
     """Raises EngineError where the engine is damaged or was built for something else."""
-    from ingot.runtime.programs import load_program  # brings torch
-
     manifest = read_manifest(engine)
     check_files(engine, manifest)
+    if "generate" in manifest.tasks:
+        return load_decoder(engine, manifest)
+    from ingot.runtime.programs import load_encoder  # brings torch
+
+    executor = EncoderExecutor(load_encoder(engine, manifest), manifest.limits)
+    calm_garbage_collection()
+    return executor
+
+
+def load_decoder(engine: Path, manifest: Manifest) -> Executor:
+    """The executor of a checked engine that generates."""
+    from ingot.runtime.programs import load_program  # brings torch
+
     tokenizer = Tokenizer.from_engine(engine)
     executor = Executor(
         load_program(engine, manifest),

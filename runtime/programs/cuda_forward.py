@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ingot.manifest import Limits
 from ingot.network.config import ModelConfig
-from ingot.network.decoder import decoder
+from ingot.network.decoder import decoder, hidden_states
 from ingot.network.ops import Ops
 from ingot.plugins.attention.launch import DecodeChoice, Tiles, choose_decode
 from ingot.plugins.cuda_ops import CudaBatch, CudaOps
@@ -26,10 +26,11 @@ GRAPH_MARGIN = 64 << 20  # what the later, smaller graphs add to the first
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampled:
-    """Logits (R, V) and their most likely tokens (R,), still on the GPU."""
+    """Logits (R, V), their most likely tokens (R,) and, of mixed steps, hidden states (T, C), still on the GPU."""
 
     logits: Tensor
     tokens: Tensor
+    hidden: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,12 +71,14 @@ class CudaForward:
 
     def mixed(self, step: MixedStep) -> Sampled:
         """Logits of step.logit_rows, and tokens of those that sample."""
-        logits = decoder(self._interpreter, self._config, self._mixed_batch(step))
+        batch = self._mixed_batch(step)
+        hidden = hidden_states(self._interpreter, self._config, batch)
+        logits = self._interpreter.logits("lm_head", hidden, batch)
         n = len(step.sampling)
         tokens = self._tables.tokens[:n]
         if n:
             greedy(logits[:n], tokens, self._tables.put(step.sampled_rows), self._tables.last_tokens)
-        return Sampled(logits=logits, tokens=tokens)
+        return Sampled(logits=logits, tokens=tokens, hidden=hidden)
 
     def close(self) -> None:
         self._graphs.clear()
