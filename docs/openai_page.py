@@ -18,6 +18,14 @@ The columns for other servers say what their documents and issue threads said in
 TOF is Triton's OpenAI front end.
 
 """
+EMBEDDINGS = """
+- A decoder's vector is its last hidden state, after the final norm: of the last token, or the mean of all. Which, if the
+  request does not say, `ingot build --pooling` or the checkpoint's sentence-transformers files have said. Encoders (BERT,
+  RoBERTa, XLM-R) also know `cls`.
+- Vectors have length 1 unless `normalize` is false, or the checkpoint's files have no Normalize module and the request does
+  not ask for it. `dimensions` keeps the first so many, and scales again.
+- `input`: up to 2048 texts or lists of token ids, each at most the model's length; TEI's `/embed` can also cut them.
+"""
 FORMATS = """
 ## Formats and tools
 
@@ -102,7 +110,8 @@ def fields(route: str) -> str:
 
 def render() -> str:
     parts = [HEAD, "## Routes\n\n", routes(), "\n## /v1/chat/completions\n\n", fields("chat")]
-    return "".join([*parts, "\n## /v1/completions\n\n", fields("completions"), FORMATS])
+    parts += ["\n## /v1/completions\n\n", fields("completions"), "\n## /v1/embeddings\n\n", fields("embeddings")]
+    return "".join([*parts, EMBEDDINGS, FORMATS])
 
 
 if __name__ == "__main__":

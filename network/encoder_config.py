@@ -111,7 +111,7 @@ def read_encoder(hf: Mapping[str, Any]) -> EncoderConfig:
     pad = fields.integer("pad_token_id", 1 if family.offset_positions else 0, least=0)
     config = EncoderConfig(
         family=name,
-        vocab_size=fields.integer("vocab_size", 30522),
+        vocab_size=fields.integer("vocab_size"),
         hidden_size=hidden,
         intermediate_size=fields.integer("intermediate_size", 3072),
         num_layers=fields.integer("num_hidden_layers", 12),

@@ -10,7 +10,23 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-WORDS = ["the", "boat", "boats", "goes", "out", "before", "it", "is", "light", "by", "noon", "they", "are", "back", "sea"]
+WORDS = [
+    "the",
+    "boat",
+    "boats",
+    "goes",
+    "out",
+    "before",
+    "it",
+    "is",
+    "light",
+    "by",
+    "noon",
+    "they",
+    "are",
+    "back",
+    "sea",
+]
 SPECIAL = {
     "bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
     "roberta": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],

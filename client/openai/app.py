@@ -17,7 +17,9 @@ from ingot.client.ollama.routes import add_ollama_routes
 from ingot.client.openai import errors
 from ingot.client.openai.body import read_body
 from ingot.client.openai.convert import chat_to_ours, completion_to_ours, tokenize_to_prompt
+from ingot.client.openai.embeddings_routes import add_embedding_routes
 from ingot.client.openai.gate import Gate, GateOptions
+from ingot.client.openai.models import find_model
 from ingot.client.openai.refusals import REFUSED_CHAT, REFUSED_COMPLETIONS
 from ingot.client.openai.replies import CompletionAsk, chat_body, completion_choice, sum_usage
 from ingot.client.openai.responses_routes import add_responses_routes
@@ -27,8 +29,8 @@ from ingot.client.openai.schema_sampling import api_schema
 from ingot.client.openai.sse import ChatEvents, CompletionEvents, UsageTail
 from ingot.client.openai.streaming import collect, event_stream, merge, number_zero, until_gone
 from ingot.client.openai.tools import reading_of
+from ingot.client.tei.routes import add_tei_routes
 from ingot.client.tgi.routes import add_tgi_routes
-from ingot.errors import UnknownModelError
 from ingot.runtime.request import GenerateRequest
 
 
@@ -39,11 +41,13 @@ def create_app(backend: Backend, options: GateOptions | None = None) -> FastAPI:
     app.add_middleware(Gate, options=options or GateOptions())
     add_model_routes(app, backend)
     add_generation_routes(app, backend)
+    add_embedding_routes(app, backend)
     add_token_routes(app, backend)
     add_service_routes(app, backend)
     add_responses_routes(app, backend)
     add_anthropic_routes(app, backend)
     add_tgi_routes(app, backend)
+    add_tei_routes(app, backend)
     add_ollama_routes(app, backend)
     return app
 
@@ -155,15 +159,6 @@ def add_service_routes(app: FastAPI, backend: Backend) -> None:
         return json_reply({"version": __version__})
 
 
-async def find_model(backend: Backend, name: str) -> ModelCard:
-    cards = await backend.models()
-    for card in cards:
-        if card.name == name:
-            return card
-    known = ", ".join(card.name for card in cards)
-    raise UnknownModelError(f"No model is called {name[:200]!r}.", mend=f"This server has: {known}.")
-
-
 async def prompt_texts(backend: Backend, requests: list[GenerateRequest]) -> list[str]:
     """What echo repeats: the prompt as given, or its tokens' text."""
     return [
@@ -193,6 +188,7 @@ def model_body(card: ModelCard) -> dict[str, Any]:
         "max_model_len": card.max_model_len,
         "target": card.target,
         "quant": card.quant,
+        "tasks": card.tasks,
     }
 
 

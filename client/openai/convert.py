@@ -6,9 +6,10 @@ from typing import Any
 
 import msgspec
 
-from ingot.client.openai.refusals import REFUSED_CHAT, REFUSED_COMPLETIONS
+from ingot.client.openai.refusals import REFUSED_CHAT, REFUSED_COMPLETIONS, Refusal
 from ingot.client.openai.schema_chat import ChatRequest, Message
 from ingot.client.openai.schema_completions import CompletionRequest, TokenizeRequest
+from ingot.client.openai.schema_embeddings import EmbeddingsRequest
 from ingot.client.openai.schema_sampling import SamplingFields
 from ingot.client.openai.structured import grammar_of
 from ingot.client.openai.tools import forced_call
@@ -17,8 +18,16 @@ from ingot.runtime.params import SamplingParams
 from ingot.runtime.request import GenerateRequest, Prompt
 
 # Every field of the official client's types is in one of the two.
-USED = {"chat": frozenset(ChatRequest.model_fields), "completions": frozenset(CompletionRequest.model_fields)}
-REFUSED = {"chat": REFUSED_CHAT, "completions": REFUSED_COMPLETIONS}
+USED = {
+    "chat": frozenset(ChatRequest.model_fields),
+    "completions": frozenset(CompletionRequest.model_fields),
+    "embeddings": frozenset(EmbeddingsRequest.model_fields),
+}
+REFUSED: dict[str, dict[str, Refusal]] = {
+    "chat": REFUSED_CHAT,
+    "completions": REFUSED_COMPLETIONS,
+    "embeddings": {},
+}
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's, for completions only
 SAME_NAME = [
