@@ -97,9 +97,7 @@ class TritonBackend:
         ]
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
-        model, version = self._admit(request.model)
-        if request.request_id in self._flights:
-            raise RequestError("A request with this id is running.", mend="Use an id once.", param="request_id")
+        model, version = self._admit_new(request)
         # Of its own id: another front end may use the same one.
         sent = msgspec.structs.replace(request, model=model, request_id=uuid.uuid4().hex)
         stopwatch = Stopwatch(self._metrics_of(request.model))
@@ -115,17 +113,17 @@ class TritonBackend:
             del self._flights[request.request_id]
 
     async def embed(self, request: EmbedRequest) -> Chunk:
-        model, version = self._admit(request.model)
+        model, version = self._admit_new(request)
         sent = msgspec.structs.replace(request, model=model, request_id=uuid.uuid4().hex)
         stopwatch = Stopwatch(self._metrics_of(request.model))
         stream = self._ready_client().open(sent, version=version)
-        self._flights[sent.request_id] = stream
+        self._flights[request.request_id] = stream
         try:
             async with stream:
                 stopwatch.queued()
                 chunk = await anext(aiter(stream))
         finally:
-            del self._flights[sent.request_id]
+            del self._flights[request.request_id]
         stopwatch.tokens(0, 0, chunk.finish_reason)
         return whole_vector(chunk)
 
@@ -184,6 +182,11 @@ class TritonBackend:
             return await self._ready_client().describe(model, version=version)
         except IngotError as error:
             return error
+
+    def _admit_new(self, request: GenerateRequest | EmbedRequest) -> tuple[str, str]:
+        if request.request_id in self._flights:
+            raise RequestError("A request with this id is running.", mend="Use an id once.", param="request_id")
+        return self._admit(request.model)
 
     def _admit(self, name: str) -> tuple[str, str]:
         if self._draining:

@@ -96,7 +96,7 @@ async def test_vectors_are_the_same_alone_and_beside_streams(make: Make) -> None
     async with started(make) as backend:
         asked = [EmbedRequest(request_id=f"e{i}", model=NAME, prompt=Prompt(text="ab" * (1 + i))) for i in range(16)]
         alone = [(await backend.embed(one)).vector for one in asked]
-        mean = msgspec.structs.replace(asked[3], pooling="mean")
+        mean = msgspec.structs.replace(asked[3], request_id="mean", pooling="mean")
         ids = await backend.tokenize(NAME, mean.prompt)
         assert alone[3] == vector_of(ids, "last")
         streams = [asyncio.create_task(everything(backend, ask(name=f"g{i}", max_tokens=200))) for i in range(4)]
