@@ -13,6 +13,9 @@ from starlette.responses import Response
 from ingot import __version__
 from ingot.client.anthropic.routes import add_anthropic_routes
 from ingot.client.backend import Backend, ModelCard
+from ingot.client.batches.files_routes import add_file_routes
+from ingot.client.batches.routes import add_batch_routes
+from ingot.client.batches.service import BatchService
 from ingot.client.ollama.routes import add_ollama_routes
 from ingot.client.openai import errors
 from ingot.client.openai.body import read_body
@@ -34,8 +37,8 @@ from ingot.client.tgi.routes import add_tgi_routes
 from ingot.runtime.request import GenerateRequest
 
 
-def create_app(backend: Backend, options: GateOptions | None = None) -> FastAPI:
-    """The server's app over a backend that somebody else starts and stops."""
+def create_app(backend: Backend, options: GateOptions | None = None, batches: BatchService | None = None) -> FastAPI:
+    """The server's app over a backend, and a service of batches, that somebody else starts and stops."""
     app = FastAPI(title="ingot", version=__version__)
     errors.install(app)
     app.add_middleware(Gate, options=options or GateOptions())
@@ -49,6 +52,8 @@ def create_app(backend: Backend, options: GateOptions | None = None) -> FastAPI:
     add_tgi_routes(app, backend)
     add_tei_routes(app, backend)
     add_ollama_routes(app, backend)
+    add_file_routes(app, batches)
+    add_batch_routes(app, batches)
     return app
 
 

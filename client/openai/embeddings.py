@@ -48,7 +48,7 @@ class Shape:
         if not wanted:
             return vectors
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return vectors / np.where(lengths > 0, lengths, np.float32(1))
+        return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
 
 
 def prompts_of(texts: Texts) -> list[Prompt]:
