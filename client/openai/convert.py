@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from ingot.client.batches.schema import BatchRequest
 from ingot.client.openai.refusals import REFUSED_CHAT, REFUSED_COMPLETIONS, Refusal
 from ingot.client.openai.schema_chat import ChatRequest, Message
 from ingot.client.openai.schema_completions import CompletionRequest, TokenizeRequest
@@ -22,11 +23,13 @@ USED = {
     "chat": frozenset(ChatRequest.model_fields),
     "completions": frozenset(CompletionRequest.model_fields),
     "embeddings": frozenset(EmbeddingsRequest.model_fields),
+    "batches": frozenset(BatchRequest.model_fields),
 }
 REFUSED: dict[str, dict[str, Refusal]] = {
     "chat": REFUSED_CHAT,
     "completions": REFUSED_COMPLETIONS,
     "embeddings": {},
+    "batches": {},
 }
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's, for completions only
