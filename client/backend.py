@@ -7,9 +7,11 @@ from typing import Protocol
 
 import msgspec
 
-from ingot.errors import UnavailableError
+from ingot.errors import UnavailableError, UnknownModelError
 from ingot.manifest import Embedding
 from ingot.runtime.request import Chunk, EmbedRequest, GenerateRequest, Prompt
+
+SWITCHES = ("enable_thinking", "thinking", "reasoning_effort")  # names by which templates are told how much to think
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,6 +23,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     quant: str
     tool_parser: str | None = None  # how the model writes tool calls: a name in client/openai/tool_parsers.py
     reasoning_parser: str | None = None  # how it marks its thoughts: a name in client/openai/reasoning.py
+    template_switches: tuple[str, ...] = ()  # of SWITCHES, which its chat template reads
+    sampling: dict[str, float] = {}  # for what a request leaves unset, by the names of SamplingParams
     fingerprint: str = ""  # of the engine's manifest: the same figure, the same engine
     tasks: tuple[str, ...] = ("generate",)  # generate, embed
     embedding: Embedding | None = None  # how it makes vectors, where it does
@@ -66,3 +70,13 @@ def whole_vector(chunk: Chunk) -> Chunk:
     if chunk.vector is None:
         raise UnavailableError("The server ended this request early.", mend="Send it again.")
     return chunk
+
+
+async def find_model(backend: Backend, name: str) -> ModelCard:
+    """Raises UnknownModelError."""
+    cards = await backend.models()
+    for card in cards:
+        if card.name == name:
+            return card
+    known = ", ".join(card.name for card in cards)
+    raise UnknownModelError(f"No model is called {name[:200]!r}.", mend=f"This server has: {known}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,9 +12,10 @@ import msgspec
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from ingot.client import grpc_wire as wire
+from ingot.client.exchange import Exchange
 from ingot.client.generation import Generation, collect
 from ingot.client.grpc_wire import ClientOptions, ModelState, PromptLike
-from ingot.client.pulse import AsyncPulse
+from ingot.client.link import Link
 from ingot.client.stream_async import AsyncStream
 from ingot.errors import IngotError
 from ingot.runtime.calls import Call, Describe, Description, Detokenize, Embed, Generate, Reply, Tokenize
@@ -22,7 +24,7 @@ from ingot.runtime.request import EmbedRequest, GenerateRequest
 
 
 class AsyncClient:
-    """One connection, shared by everything that is asked through it. Make and use it on one event loop."""
+    """One connection and one stream, shared by everything that is asked. Make and use it on one event loop."""
 
     def __init__(self, address: str = "localhost:8001", options: ClientOptions | None = None) -> None:
         self.address = address
@@ -34,8 +36,8 @@ class AsyncClient:
             else grpc.aio.insecure_channel(address, wire.CHANNEL_OPTIONS)
         )
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        self._once = msgspec.structs.replace(self.options, retries=0)
-        self._pulse = AsyncPulse(self._probe)
+        self._once = msgspec.structs.replace(self.options, retries=0, outage=0.0)
+        self._links: list[Link] = []  # the last one takes new requests
 
     async def generate(
         self,
@@ -137,6 +139,8 @@ class AsyncClient:
             return await stream.next_reply() or Reply()
 
     async def close(self) -> None:
+        """What is still open ends with an error."""
+        await asyncio.gather(*(link.close() for link in self._links))
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -149,11 +153,20 @@ class AsyncClient:
 
     def _open(self, model: str, version: str, call: Call, timeout: float | None) -> AsyncStream:
         seconds = self.options.timeout if timeout is None else timeout
-        return AsyncStream(self._stub, self.options, model, version, call, seconds, self._pulse)
+        return AsyncStream(self._link_for, self.options, model, version, call, seconds, watched=True)
+
+    def _link_for(self, exchange: Exchange) -> Link:
+        """The link of this moment; a new one after a stream has failed, or where a request repeats an id."""
+        if not self._links or not self._links[-1].takes(exchange):
+            for link in self._links:
+                link.retire()
+            self._links = [link for link in self._links if not link.ended]
+            self._links.append(Link(self._stub, self._probe, drain=self.options.drain))
+        return self._links[-1]
 
     async def _probe(self, model: str, version: str, timeout: float = wire.PROBE_SECONDS) -> Reply | None:
         """Asks once: a probe must neither wait for better times nor be watched by probes."""
-        stream = AsyncStream(self._stub, self._once, model, version, Describe(), timeout, None)
+        stream = AsyncStream(self._link_for, self._once, model, version, Describe(), timeout, watched=False)
         async with stream:
             return await stream.next_reply()
 

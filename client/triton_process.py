@@ -1,4 +1,4 @@
-"""One tritonserver process on loopback ports: started under a guard, stopped for certain, its shared memory swept up.
+"""One tritonserver process on loopback ports: started under a guard that ends it with us, its shared memory swept up.
 
 Knows the server's flags and its health routes; knows no models and no tensors.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 import http.client
 import os
 import secrets
-import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from contextlib import ExitStack, suppress
@@ -25,6 +25,8 @@ from ingot.triton_home import TritonHome
 ADMIN_HEADER = "ingot-admin"
 # A load may bring files with it, which is remote code, and the others write to this machine: only who knows the key may.
 RESTRICTED = "model-repository,shared-memory,trace,logging"
+REGIONS = "ingot_"  # with the keeper's process id: what the names of shared memory begin with
+GUARD = str(Path(__file__).with_name("triton_guard.py"))
 EXIT_SECONDS = 5  # how long the server waits for running requests when told to end
 
 
@@ -35,6 +37,14 @@ def free_ports(count: int) -> tuple[int, ...]:
         for probe in probes:
             probe.bind(("127.0.0.1", 0))
         return tuple(int(probe.getsockname()[1]) for probe in probes)
+
+
+def sweep_regions() -> None:
+    """Removes the shared memory of servers whose keeper was killed and could not do it."""
+    for path in Path("/dev/shm").glob(f"{REGIONS}*_*"):
+        keeper = path.name.removeprefix(REGIONS).partition("_")[0]
+        if keeper.isdigit() and not Path("/proc", keeper).exists():
+            path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +68,7 @@ class TritonServer:
         self.repository = repository
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
-        self.region = f"ingot_{os.getpid()}_{secrets.token_hex(4)}_"
+        self.region = f"{REGIONS}{os.getpid()}_{secrets.token_hex(4)}_"
 
     @property
     def grpc_address(self) -> str:
@@ -66,15 +76,21 @@ class TritonServer:
 
     @property
     def pid(self) -> int | None:
-        return self._process.pid if self._process else None
+        """Of tritonserver itself, which its guard has started."""
+        if self._process is None:
+            return None
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+        return next(map(int, children.read_text().split()), None) if children.exists() else None
 
     def start(self) -> None:
         """Returns when the server is live. Raises DependencyError where there is no Triton, UnavailableError where it
         ends or hangs on the way; a server that hangs is killed."""
         self._home.check()
+        sweep_regions()
         self._process = subprocess.Popen(
-            self.command(),
+            [sys.executable, "-I", "-S", GUARD, *self.command()],
             env=self._home.environment(),
+            stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=subprocess.STDOUT if self._log else None,
             start_new_session=True,
@@ -148,12 +164,11 @@ class TritonServer:
         process = self._process
         if process is None:
             return
-        with suppress(ProcessLookupError):
-            process.terminate()
+        process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=EXIT_SECONDS + 2)
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
+        if process.stdin is not None:
+            process.stdin.close()  # the guard kills what is left
         process.wait()
         self._process = None
         for path in Path("/dev/shm").glob(f"{self.region}*"):

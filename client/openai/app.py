@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from ingot import __version__
 from ingot.client.anthropic.routes import add_anthropic_routes
-from ingot.client.backend import Backend, ModelCard
+from ingot.client.backend import Backend, ModelCard, find_model
 from ingot.client.batches.files_routes import add_file_routes
 from ingot.client.batches.routes import add_batch_routes
 from ingot.client.batches.service import BatchService
@@ -22,7 +22,6 @@ from ingot.client.openai.body import read_body
 from ingot.client.openai.convert import chat_to_ours, completion_to_ours, tokenize_to_prompt
 from ingot.client.openai.embeddings_routes import add_embedding_routes
 from ingot.client.openai.gate import Gate, GateOptions
-from ingot.client.openai.models import find_model
 from ingot.client.openai.refusals import REFUSED_CHAT, REFUSED_COMPLETIONS
 from ingot.client.openai.replies import CompletionAsk, chat_body, completion_choice, sum_usage
 from ingot.client.openai.responses_routes import add_responses_routes
@@ -32,6 +31,7 @@ from ingot.client.openai.schema_sampling import api_schema
 from ingot.client.openai.sse import ChatEvents, CompletionEvents, UsageTail
 from ingot.client.openai.streaming import collect, event_stream, merge, number_zero, until_gone
 from ingot.client.openai.tools import reading_of
+from ingot.client.page.routes import add_page_routes
 from ingot.client.tei.routes import add_tei_routes
 from ingot.client.tgi.routes import add_tgi_routes
 from ingot.runtime.request import GenerateRequest
@@ -54,6 +54,7 @@ def create_app(backend: Backend, options: GateOptions | None = None, batches: Ba
     add_ollama_routes(app, backend)
     add_file_routes(app, batches)
     add_batch_routes(app, batches)
+    add_page_routes(app, backend)
     return app
 
 
@@ -63,7 +64,7 @@ def add_generation_routes(app: FastAPI, backend: Backend) -> None:
         body = await read_body(request, ChatRequest, REFUSED_CHAT)
         card = await find_model(backend, body.model)
         reading = reading_of(body, card)
-        ours = chat_to_ours(body, f"chatcmpl-{uuid.uuid4().hex}", marked=reading.needed)
+        ours = chat_to_ours(body, f"chatcmpl-{uuid.uuid4().hex}", card, marked=reading.needed)
         chunks = number_zero(backend.generate(ours))
         if body.stream:
             head = reply_head(ours.request_id, "chat.completion.chunk", card)
@@ -89,7 +90,7 @@ def add_generation_routes(app: FastAPI, backend: Backend) -> None:
         body = await read_body(request, CompletionRequest, REFUSED_COMPLETIONS)
         card = await find_model(backend, body.model)
         request_id = f"cmpl-{uuid.uuid4().hex}"
-        ours = completion_to_ours(body, request_id)
+        ours = completion_to_ours(body, request_id, card)
         ask = CompletionAsk(
             echo=bool(body.echo),
             scores_only=body.max_tokens == 0,

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from ingot.client.backend import ModelCard
 from ingot.client.batches.schema import BatchRequest
 from ingot.client.openai.refusals import REFUSED_CHAT, REFUSED_COMPLETIONS, Refusal
 from ingot.client.openai.schema_chat import ChatRequest, Message
@@ -13,6 +14,7 @@ from ingot.client.openai.schema_completions import CompletionRequest, TokenizeRe
 from ingot.client.openai.schema_embeddings import EmbeddingsRequest
 from ingot.client.openai.schema_sampling import SamplingFields
 from ingot.client.openai.structured import grammar_of
+from ingot.client.openai.thinking import thinking_args
 from ingot.client.openai.tools import forced_call
 from ingot.errors import RequestError
 from ingot.runtime.params import SamplingParams
@@ -49,7 +51,7 @@ SAME_NAME = [
 ]
 
 
-def chat_to_ours(body: ChatRequest, request_id: str, *, marked: bool = False) -> GenerateRequest:
+def chat_to_ours(body: ChatRequest, request_id: str, card: ModelCard, *, marked: bool = False) -> GenerateRequest:
     """`marked`: thoughts or calls are to be found in the answer by their marks."""
     if body.max_tokens is not None and body.max_completion_tokens not in (None, body.max_tokens):
         raise RequestError("'max_tokens' and 'max_completion_tokens' differ.", mend="Give one.", param="max_tokens")
@@ -63,6 +65,7 @@ def chat_to_ours(body: ChatRequest, request_id: str, *, marked: bool = False) ->
     call = forced_call(body)
     params = sampling_params(
         body,
+        card,
         max_tokens=body.max_completion_tokens if body.max_tokens is None else body.max_tokens,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )
@@ -77,20 +80,24 @@ def chat_to_ours(body: ChatRequest, request_id: str, *, marked: bool = False) ->
     return GenerateRequest(
         request_id=request_id,
         model=body.model,
-        prompt=chat_prompt(
-            body.messages,
-            tools=tools_for_template(body),
-            template_args=body.chat_template_kwargs,
-            add_generation_prompt=body.add_generation_prompt is not False and not body.continue_final_message,
-            continue_final_message=bool(body.continue_final_message),
-        ),
+        prompt=prompt_of(body, card),
         params=params,
         cache_salt=body.cache_salt,
         priority=body.priority or 0,
     )
 
 
-def completion_to_ours(body: CompletionRequest, request_id: str) -> list[GenerateRequest]:
+def prompt_of(body: ChatRequest, card: ModelCard) -> Prompt:
+    return chat_prompt(
+        body.messages,
+        tools=tools_for_template(body),
+        template_args=thinking_args(body.reasoning_effort, card) | (body.chat_template_kwargs or {}),
+        add_generation_prompt=body.add_generation_prompt is not False and not body.continue_final_message,
+        continue_final_message=bool(body.continue_final_message),
+    )
+
+
+def completion_to_ours(body: CompletionRequest, request_id: str, card: ModelCard) -> list[GenerateRequest]:
     """One request per prompt, in order. With echo and max_tokens 0 one token is sampled, which the reply leaves out."""
     if body.best_of is not None and body.best_of != (body.n or 1):
         raise RequestError(
@@ -101,6 +108,7 @@ def completion_to_ours(body: CompletionRequest, request_id: str) -> list[Generat
     check_stream(body)
     params = sampling_params(
         body,
+        card,
         max_tokens=DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else max(body.max_tokens, 1),
         logprobs=body.logprobs,
     )
@@ -146,9 +154,13 @@ def tokenize_to_prompt(body: TokenizeRequest) -> Prompt:
     )
 
 
-def sampling_params(body: SamplingFields, *, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
-    """Fields that are not given keep our defaults."""
-    given: dict[str, Any] = {name: getattr(body, name) for name in SAME_NAME if getattr(body, name) is not None}
+def sampling_params(
+    body: SamplingFields, card: ModelCard, *, max_tokens: int | None, logprobs: int | None
+) -> SamplingParams:
+    """Fields that are not given are the model's, or keep our defaults."""
+    given: dict[str, Any] = card.sampling | {
+        name: getattr(body, name) for name in SAME_NAME if getattr(body, name) is not None
+    }
     if body.top_k is not None:
         given["top_k"] = max(body.top_k, 0)  # vLLM turns it off with -1
     if body.stop is not None:

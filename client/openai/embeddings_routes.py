@@ -7,10 +7,9 @@ import asyncio
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
-from ingot.client.backend import Backend
+from ingot.client.backend import Backend, find_model
 from ingot.client.openai.body import read_body
 from ingot.client.openai.embeddings import Shape, embed_all, embeddings_body, new_request
-from ingot.client.openai.models import find_model
 from ingot.client.openai.schema_embeddings import EmbeddingsRequest
 from ingot.client.openai.schema_sampling import api_schema
 from ingot.client.openai.streaming import until_gone

@@ -50,9 +50,6 @@ REFUSED_CHAT: dict[str, Refusal] = {
     "prompt_cache_retention": Refusal(
         harmless=one_of("in_memory"), mend='Only "in_memory" is supported: prefixes are kept while memory lasts.'
     ),
-    "reasoning_effort": Refusal(
-        harmless=one_of("none"), mend="Steer a reasoning model through chat_template_kwargs instead."
-    ),
     "safety_identifier": Refusal(harmless=is_label, mend="Give a short string."),
     "service_tier": Refusal(harmless=one_of("auto", "default"), mend='Only "auto" and "default" are supported.'),
     "store": Refusal(harmless=one_of(False), mend="This server stores nothing; leave it out."),

@@ -8,6 +8,10 @@ from pydantic import BaseModel, Field
 
 from ingot.client.openai.schema_sampling import COUNT_BOUND, MAX_LOGPROBS, STRICT, SamplingFields
 
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
+
 
 class TextPart(BaseModel):
     model_config = STRICT
@@ -46,7 +50,7 @@ class Message(BaseModel):
 class Function(BaseModel):
     model_config = STRICT
 
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
+    name: FunctionName
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
@@ -80,6 +84,7 @@ class ChatRequest(SamplingFields):
     tools: Annotated[list[Tool], Field(fail_fast=True)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
     parallel_tool_calls: bool | None = None
+    reasoning_effort: Effort | None = None
 
     # vLLM's extras
     add_generation_prompt: bool | None = None

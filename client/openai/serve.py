@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import uvicorn
 
-from ingot.client.backend import Backend
+from ingot.client.backend import Backend, ModelCard
 from ingot.client.batch.senders import AppSender
 from ingot.client.batches.behind import BehindBackend
 from ingot.client.batches.service import CONCURRENCY, BatchService
@@ -82,9 +82,14 @@ async def run_server(
     )
     server = Server(config)
     serving = asyncio.create_task(server.serve([sock]))
-    names = ", ".join(card.name for card in await backend.models())
+    cards = await backend.models()
+    names = ", ".join(card.name for card in cards)
     host, port = sock.getsockname()[:2]
     click.echo(f"ingot serves {names} at http://{host}:{port}/v1", err=True)
+    click.echo(f"status page: http://{host}:{port}/", err=True)
+    for card in cards:
+        if card.sampling:
+            click.echo(sampling_line(card), err=True)
     if batches is not None:
         batches.start(AppSender(create_app(BehindBackend(backend))))
     await asyncio.wait(
@@ -98,6 +103,11 @@ async def run_server(
         await backend.stop(0)
     server.should_exit = True
     await serving
+
+
+def sampling_line(card: ModelCard) -> str:
+    told = ", ".join(f"{name} {value:g}" for name, value in card.sampling.items())
+    return f"{card.name} samples with {told} where a request does not say (generation_config.json)"
 
 
 async def first_of(work: asyncio.Task[None], signals: asyncio.Queue[None]) -> bool:
