@@ -19,9 +19,9 @@ from ingot.client.grpc_wire import ClientOptions, ModelState, PromptLike
 from ingot.client.link import Link
 from ingot.client.stream_async import AsyncStream
 from ingot.errors import IngotError
-from ingot.runtime.calls import Call, Describe, Description, Detokenize, Generate, Reply, Tokenize
+from ingot.runtime.calls import Call, Describe, Description, Detokenize, Embed, Generate, Reply, Tokenize
 from ingot.runtime.params import SamplingParams
-from ingot.runtime.request import GenerateRequest
+from ingot.runtime.request import EmbedRequest, GenerateRequest
 
 
 class AsyncClient:
@@ -85,9 +85,12 @@ class AsyncClient:
         )
         return self._open(model, version, call, timeout)
 
-    def open(self, request: GenerateRequest, *, version: str = "", timeout: float | None = None) -> AsyncStream:
-        """As stream(), for a request that is whole already."""
-        return self._open(request.model, version, Generate(request=request), timeout)
+    def open(
+        self, request: GenerateRequest | EmbedRequest, *, version: str = "", timeout: float | None = None
+    ) -> AsyncStream:
+        """As stream(), for a request that is whole already. A text to embed gets one chunk."""
+        call = Embed(request=request) if isinstance(request, EmbedRequest) else Generate(request=request)
+        return self._open(request.model, version, call, timeout)
 
     async def tokenize(self, model: str, prompt: PromptLike, *, version: str = "") -> list[int]:
         return (await self.ask(model, Tokenize(prompt=wire.as_prompt(prompt)), version=version)).token_ids or []
