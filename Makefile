@@ -95,6 +95,8 @@ bench: $(VENV)/.dev ## the CPU benchmarks; each prints a table and one JSON line
 	$(PY) benchmarks/scheduler.py $(RECORD)
 	$(VENV)/bin/ingot build examples/tiny -o engines/tiny-bench --dtype bfloat16
 	$(PY) benchmarks/offline.py engines/tiny-bench --model examples/tiny $(RECORD)
+	$(PY) benchmarks/structured.py engines/tiny-bench $(RECORD)
+	$(PY) benchmarks/vocabulary.py $(RECORD)
 
 figures: $(VENV)/.dev ## write README's figures from benchmarks/results/
 	$(PY) benchmarks/report.py
