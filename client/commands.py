@@ -72,6 +72,14 @@ LOG_LEVELS = click.Choice(["debug", "info", "warning", "error"])
 )
 @click.option("--reasoning-parser", type=click.Choice(sorted(MARKS)), help="How the model marks its thoughts.")
 @click.option("--max-body-mib", default=32, show_default=True, type=click.IntRange(1), help="Largest request body.")
+@click.option("--batch-dir", type=click.Path(path_type=Path, file_okay=False), help="Keeps /v1/files and /v1/batches.")
+@click.option(
+    "--batch-concurrency",
+    default=8,
+    show_default=True,
+    type=click.IntRange(1, 1024),
+    help="Requests of batches at once; keep it below the engine's --max-num-seqs.",
+)
 @click.option("--log-level", default="info", show_default=True, type=LOG_LEVELS, help="What is logged, to stderr.")
 def serve(
     engine: Path | None,
@@ -91,6 +99,8 @@ def serve(
     generation_config: str,
     reasoning_parser: str | None,
     max_body_mib: int,
+    batch_dir: Path | None,
+    batch_concurrency: int,
     log_level: str,
 ) -> None:
     """Serve ENGINE, or the models of a Triton server, over the OpenAI API.
@@ -115,7 +125,18 @@ def serve(
     if api_key_file is not None and not keys:
         raise click.BadParameter("the file holds no key", param_hint="--api-key-file")
     gate = GateOptions(api_keys=keys, open_health=open_health, max_body_bytes=max_body_mib << 20)
-    run(backend, ServeOptions(host=host, port=port, drain_seconds=drain_seconds, log_level=log_level, gate=gate))
+    run(
+        backend,
+        ServeOptions(
+            host=host,
+            port=port,
+            drain_seconds=drain_seconds,
+            log_level=log_level,
+            gate=gate,
+            batch_dir=batch_dir,
+            batch_concurrency=batch_concurrency,
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,8 @@ def run(sanitizer: str, tool: str) -> dict[str, object]:
     print(said[-8000:])
     summary = re.findall(r"========= (.*SUMMARY.*)", said)
     tests = re.findall(r"\d+ (?:passed|failed)[^\n]*", said)
+    if verdict == "clean" and not tests:
+        verdict = "failed"  # the tool ended well without having run them
     return {
         "tool": tool,
         "verdict": verdict,

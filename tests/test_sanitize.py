@@ -44,6 +44,13 @@ def test_verdicts_are_told_apart(fake: Path) -> None:
     assert sanitize(fake, "memcheck").returncode == 0
 
 
+def test_a_tool_that_ran_no_test_has_not_shown_anything(fake: Path) -> None:
+    (fake / "compute-sanitizer").write_text("#!/bin/sh\nexit 0\n")
+    done = sanitize(fake, "memcheck")
+    assert done.returncode == 1
+    assert json.loads(done.stdout.splitlines()[-1])["verdicts"][0]["verdict"] == "failed"
+
+
 def test_an_unknown_tool_is_refused(fake: Path) -> None:
     done = sanitize(fake, "leakcheck")
     assert done.returncode == 1

@@ -21,16 +21,12 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 QUANTS = ("none", "fp8", "int8", "int4", "nvfp4")
 
 
-class Workloads(click.ParamType[list[Workload]]):
+def read_workloads(ctx: click.Context, param: click.Parameter, text: str) -> list[Workload]:
     """ISL/OSLxN, several with commas between."""
-
-    name = "ISL/OSLxN,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[Workload]:
-        try:
-            return [parse_workload(part) for part in value.split(",")]
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+    try:
+        return [parse_workload(part) for part in text.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def subject_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -86,7 +82,12 @@ def bench() -> None:
 @bench.command()
 @subject_options
 @click.option(
-    "--workloads", type=Workloads(), default=DEFAULT, show_default=True, help="Prompt and output tokens, requests."
+    "--workloads",
+    default=DEFAULT,
+    show_default=True,
+    callback=read_workloads,
+    metavar="ISL/OSLxN,...",
+    help="Prompt and output tokens, requests.",
 )
 @click.option(
     "--breakdown/--no-breakdown", default=True, help="Also take a step of each workload apart.  [default: on]"
@@ -105,8 +106,9 @@ def offline(
 ) -> None:
     """Time workloads: output tokens/s, and the share of what the machine allows.
 
-    All requests of a workload at once, greedy, EOS ignored, token ids in and out, nothing found in the prefix cache. The limit is arithmetic: the workload's GEMM FLOPs and the bytes of weights and KV that it reads, at the copy bandwidth
-    and GEMM rates measured in the same run. Results are JSON lines, one a workload; the last line is one.
+    All requests of a workload at once, greedy, EOS ignored, token ids in and out, nothing found in the prefix cache. The
+    limit is arithmetic: the workload's GEMM FLOPs and the bytes of weights and KV that it reads, at the copy bandwidth and
+    the GEMM rates measured in the same run. Results are JSON lines, one a workload; the last line is one.
     """
     from rich.console import Console
 

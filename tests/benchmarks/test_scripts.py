@@ -178,7 +178,8 @@ def test_the_report_shows_both_sides_of_the_newest_run_that_has_them(
         side("ingot", "fp8kv", 6000.0, "b"),
     ]
     results(tmp_path, [*both, side("ingot", "bf16", 7000.0, "later")])
-    head, _, row = report.h200_table().splitlines()
+    head, _, row, _, told = report.h200_table().splitlines()
+    assert told == "Both sides on one machine, run `b`."
     assert "vllm-0.26.0 | ratio" in head
     assert row == "| 128/256 x 16 | 4,000 | 50% | 3,200 | 1.25 | 6,000 | 75% |  |  |"
     plot = report.h200_plot()
