@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -89,9 +90,12 @@ def main(site: Path, python: str, model: str, modes: str, workloads: str, run: s
 
 
 def gpu_name() -> str:
-    import torch
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    """As the driver names it, without a CUDA context beside vLLM's; empty where there is none."""
+    if not shutil.which("nvidia-smi"):
+        return ""
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    names = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
+    return names[0].strip() if names else ""
 
 
 if __name__ == "__main__":

@@ -96,13 +96,13 @@ def resolve_decoder(recipe: Recipe, source: Source, checkpoint: Checkpoint) -> J
         check_groups(config, quant)
     if recipe.sm and not target.startswith("tensorrt"):
         raise RecipeError(f"--sm says nothing to target {target}.", mend="Leave it out, or use --target tensorrt-rtx.")
-    schemes = {Scheme(quant.removesuffix("-dynamic"))}
-    if target == "tensorrt-rtx":
-        check_rtx(schemes, recipe.sms)
-    if target == "tensorrt":
-        check_tensorrt(schemes, recipe.sms, gpu_sm())
     dtype = recipe.dtype if recipe.dtype != "auto" else "float32" if target == "cpu" else config.dtype
     kv = "fp8" if "fp8" in (recipe.kv, declared.kv) else "auto"
+    schemes = {Scheme(quant.removesuffix("-dynamic"))}
+    if target == "tensorrt-rtx":
+        check_rtx(schemes, recipe.sms, kv_dtype=kv_dtype_of(kv, dtype))
+    if target == "tensorrt":
+        check_tensorrt(schemes, recipe.sms, gpu_sm(), kv_dtype=kv_dtype_of(kv, dtype))
     recipe = replace(recipe, target=target, dtype=dtype, quant=quant, kv=kv)
     return Job(
         recipe=recipe,

@@ -44,6 +44,7 @@ def memory_table(manifest: Manifest) -> Table:
         "kv_pool": f"{limits.num_pages} pages of {limits.page_size} tokens, {manifest.kv_dtype}",
         "activations": f"a step of {limits.max_num_batched_tokens} tokens",
         "logits": f"{limits.max_num_seqs} sequences",
+        "contexts": "what compiled plans compute in",
     }
     for purpose, size in manifest.memory.items():
         found.add_row(purpose, human(size), what.get(purpose, ""))

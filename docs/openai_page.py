@@ -8,6 +8,7 @@ from typing import cast
 from ingot.client.backend import Backend
 from ingot.client.openai.app import create_app
 from ingot.client.openai.convert import REFUSED, USED
+from ingot.client.openai.refusals import Refusal
 
 HEAD = """# The OpenAI API, field by field
 
@@ -48,7 +49,20 @@ FORMATS = """
 - Limits: 65536 characters, 2048 schemas, 64 levels, 256 branches, 1024 values, counts to 16384; 5 s and 1 GiB to compile.
 - `tool_choice` `required` and a named function are grammars, so the call always parses; with `auto` the calls are read from
   the answer in the model's own notation: hermes (Qwen too), llama3_json, mistral; `--tool-call-parser` names it.
+- A function's parameters are enforced, `strict` or not, where a call is forced; under `auto` the arguments are the model's own,
+  `strict` or not. A format beside tools under `auto` is a format: nothing is called. `parallel_tool_calls` false
+  keeps the first call.
 - `--reasoning-parser` (deepseek_r1, granite, mistral, qwen3) moves thoughts into `reasoning_content`.
+- `reasoning_effort` is told to the chat template: `none` as `enable_thinking` or `thinking` false, any other as
+  `reasoning_effort`. Where the template reads no such name it is refused; `none` passes where no thoughts are told apart.
+- Log-probabilities are of the model's raw distribution, before penalties, biases and grammars; the token that ends a text has one too.
+
+## Sampling defaults
+
+What a request leaves unset is, in this order: what the checkpoint's `generation_config.json` says (`temperature`, `top_p`, `top_k`,
+`min_p`, `repetition_penalty`; as vLLM, whatever its `do_sample` says), or else the dialect's own: OpenAI's, which sample from the
+unmodified distribution, or Ollama's. `ingot serve` prints the model's when it starts; `--generation-config none` leaves
+them out. Its `max_new_tokens` is not taken: an answer may fill the engine's length.
 """
 SERVERS = ("vLLM", "SGLang", "TGI", "TOF")
 UNKNOWN = ("?", "?", "?", "?")
@@ -118,8 +132,13 @@ def routes() -> str:
 def fields(route: str) -> str:
     rows = [(f"`{name}`", "honoured", *FIELDS.get(name, UNKNOWN)) for name in sorted(USED[route])]
     refused = sorted(REFUSED[route].items())
-    rows += [(f"`{name}`", f"refused: {one.mend}", *FIELDS.get(name, UNKNOWN)) for name, one in refused]
+    rows += [(f"`{name}`", told(one), *FIELDS.get(name, UNKNOWN)) for name, one in refused]
     return table("Field", rows)
+
+
+def told(refusal: Refusal) -> str:
+    but = f"accepted and without effect: {refusal.passes}; all else is " if refusal.passes else ""
+    return f"{but}refused: {refusal.mend}"
 
 
 def render() -> str:

@@ -105,7 +105,7 @@ def add_generation_routes(app: FastAPI, backend: Backend) -> None:
         head = reply_head(request_id, "text_completion", card)
         n = ours[0].params.n
         if body.stream:
-            usage = UsageTail(include=body.include_usage, continuous=body.continuous_usage)
+            usage = UsageTail(include=body.include_usage, continuous=body.continuous_usage, scores_only=ask.scores_only)
             return await event_stream(request, chunks, CompletionEvents(head, usage, n=n, prompt_texts=texts, ask=ask))
         outcomes = await until_gone(request, collect(chunks, len(ours), n))
         choices = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -35,6 +36,8 @@ REFUSED: dict[str, dict[str, Refusal]] = {
 }
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's, for completions only
+TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,8}")
+NOT_FOR_TEMPLATE: Any = {"annotations": True, "tool_calls": {"__all__": {"index"}}}
 SAME_NAME = [
     "temperature",
     "top_p",
@@ -60,6 +63,12 @@ def chat_to_ours(body: ChatRequest, request_id: str, card: ModelCard, *, marked:
     if body.top_logprobs is not None and not body.logprobs:
         raise RequestError(
             "'top_logprobs' is given without 'logprobs'.", mend="Set logprobs to true.", param="top_logprobs"
+        )
+    if body.continue_final_message and body.add_generation_prompt:
+        raise RequestError(
+            "'continue_final_message' and 'add_generation_prompt' are both true.",
+            mend="Set one of them.",
+            param="add_generation_prompt",
         )
     check_stream(body)
     call = forced_call(body)
@@ -177,10 +186,10 @@ def sampling_params(
 
 
 def token_id_of(key: str) -> int:
-    if not (key.isascii() and key.isdigit() and len(key) < 10):
+    if not TOKEN_ID.fullmatch(key):
         raise RequestError(
             f"'logit_bias' has the key {key[:20]!r}.",
-            mend="Keys are token ids; /tokenize gives them.",
+            mend="Keys are token ids, without leading zeros; /tokenize gives them.",
             param="logit_bias",
         )
     return int(key)
@@ -191,6 +200,12 @@ def check_stream(body: SamplingFields) -> None:
     if options is not None and not body.stream:
         raise RequestError(
             "'stream_options' is given without 'stream'.", mend="Set stream to true.", param="stream_options"
+        )
+    if options is not None and options.continuous_usage_stats and not options.include_usage:
+        raise RequestError(
+            "'continuous_usage_stats' is given without 'include_usage'.",
+            mend="Set include_usage to true.",
+            param="stream_options",
         )
     if options is not None and options.include_obfuscation:
         raise RequestError("Events are never padded.", mend="Set include_obfuscation to false.", param="stream_options")
@@ -224,7 +239,7 @@ def chat_prompt(
 
 def message_for_template(message: Message, path: str) -> dict[str, Any]:
     """Plain strings, which every template knows: parts are joined by newlines as vLLM does, `developer` is `system`."""
-    fields = message.model_dump(exclude_none=True)
+    fields = message.model_dump(exclude_none=True, exclude=NOT_FOR_TEMPLATE)
     if isinstance(message.content, list):
         fields["content"] = "\n".join(part.text for part in message.content)
     if message.content is None:

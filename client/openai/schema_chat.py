@@ -33,6 +33,7 @@ class ToolCall(BaseModel):
     id: str | None = None
     type: Literal["function"] = "function"
     function: FunctionCall
+    index: int | None = None  # of a streamed answer that is sent back
 
 
 class Message(BaseModel):
@@ -45,6 +46,11 @@ class Message(BaseModel):
     reasoning_content: str | None = None
     tool_calls: Annotated[list[ToolCall], Field(fail_fast=True)] | None = None
     tool_call_id: str | None = None
+    annotations: Annotated[list[Any] | None, Field(max_length=0)] = (
+        None  # of an answer that is sent back, as the two below
+    )
+    audio: None = None
+    function_call: None = None
 
 
 class Function(BaseModel):
@@ -87,6 +93,7 @@ class ChatRequest(SamplingFields):
     reasoning_effort: Effort | None = None
 
     # vLLM's extras
+    add_special_tokens: Annotated[Literal[False] | None, Field(description="The template writes its own.")] = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None

@@ -21,16 +21,12 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 QUANTS = ("none", "fp8", "int8", "int4", "nvfp4")
 
 
-class Workloads(click.ParamType[list[Workload]]):
+def read_workloads(ctx: click.Context, param: click.Parameter, text: str) -> list[Workload]:
     """ISL/OSLxN, several with commas between."""
-
-    name = "ISL/OSLxN,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[Workload]:
-        try:
-            return [parse_workload(part) for part in value.split(",")]
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+    try:
+        return [parse_workload(part) for part in text.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def subject_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -86,7 +82,12 @@ def bench() -> None:
 @bench.command()
 @subject_options
 @click.option(
-    "--workloads", type=Workloads(), default=DEFAULT, show_default=True, help="Prompt and output tokens, requests."
+    "--workloads",
+    default=DEFAULT,
+    show_default=True,
+    callback=read_workloads,
+    metavar="ISL/OSLxN,...",
+    help="Prompt and output tokens, requests.",
 )
 @click.option(
     "--breakdown/--no-breakdown", default=True, help="Also take a step of each workload apart.  [default: on]"
@@ -105,8 +106,9 @@ def offline(
 ) -> None:
     """Time workloads: output tokens/s, and the share of what the machine allows.
 
-    All requests of a workload at once, greedy, EOS ignored, token ids in and out, nothing found in the prefix cache. The limit is arithmetic: the workload's GEMM FLOPs and the bytes of weights and KV that it reads, at the copy bandwidth
-    and GEMM rates measured in the same run. Results are JSON lines, one a workload; the last line is one.
+    All requests of a workload at once, greedy, EOS ignored, token ids in and out, nothing found in the prefix cache. The
+    limit is arithmetic: the workload's GEMM FLOPs and the bytes of weights and KV that it reads, at the copy bandwidth and
+    the GEMM rates measured in the same run. Results are JSON lines, one a workload; the last line is one.
     """
     from rich.console import Console
 
@@ -195,7 +197,9 @@ def chat(
 @bench.command()
 @click.argument("engine", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--runs", type=click.IntRange(1, 10), default=1, show_default=True, help="How often.")
-@click.option("--cold", is_flag=True, help="Drop the engine's files from the system's page cache before every run.")
+@click.option(
+    "--cold", is_flag=True, help="As on a new machine: its files on the disk alone, no kernels compiled before."
+)
 @result_options
 def start(engine: Path, runs: int, cold: bool, run: str | None, output: Path | None) -> None:
     """Time a fresh process from ENGINE's folder to its first token.
@@ -205,15 +209,13 @@ def start(engine: Path, runs: int, cold: bool, run: str | None, output: Path | N
     from rich.console import Console
 
     from ingot.runtime.bench.lines import new_run, provenance
-    from ingot.runtime.bench.start import forget_files, measure_start
+    from ingot.runtime.bench.start import measure_start
     from ingot.runtime.bench.tables import start_table
 
     console, found = Console(), []
     for number in range(runs):
-        if cold:
-            forget_files(engine)
         with Console(stderr=True).status(f"start {number + 1} of {runs}"):
-            found.append(measure_start(engine))
+            found.append(measure_start(engine, cold=cold))
     console.print(start_table(found))
     if found[-1].report.told:
         console.print(found[-1].report.told, highlight=False)

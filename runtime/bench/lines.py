@@ -107,7 +107,11 @@ def provenance(device_name: str) -> dict[str, Any]:
 
 def command_line(words: list[str]) -> str:
     """As a person would repeat it: where the results went is left out."""
-    kept = [word for before, word in zip(["", *words], words, strict=False) if "--output" not in (before, word)]
+    kept = [
+        word
+        for before, word in zip(["", *words], words, strict=False)
+        if before != "--output" and word.partition("=")[0] != "--output"
+    ]
     return shlex.join(["ingot", *kept])
 
 

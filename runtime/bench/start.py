@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,9 +15,11 @@ from typing import Any
 import msgspec
 
 from ingot.errors import EngineError
+from ingot.manifest import read_manifest
 from ingot.runtime.bench.first_token import Report
 
 TIMEOUT_SECONDS = 540.0
+KERNEL_CACHES = ("TRITON_CACHE_DIR", "CUDA_CACHE_PATH")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +39,25 @@ class Start:
         return line | ({"memory": self.report.memory} if self.report.memory else {})
 
 
-def measure_start(engine: Path) -> Start:
-    """Raises EngineError where the engine does not load, with what its process said, or takes too long."""
+def measure_start(engine: Path, *, cold: bool) -> Start:
+    """`cold`: as on a machine that has never run it, with the engine's files on the disk alone and nothing compiled before.
+
+    Raises EngineError where there is no engine, it does not load, with what its process said, or it takes too long.
+    """
+    read_manifest(engine)
+    with tempfile.TemporaryDirectory() as empty:
+        if cold:
+            forget_files(engine)
+        return time_process(engine, dict.fromkeys(KERNEL_CACHES, empty) if cold else {})
+
+
+def time_process(engine: Path, environment: dict[str, str]) -> Start:
     command = [sys.executable, "-m", "ingot.runtime.bench.first_token", str(engine)]
     begin = time.monotonic()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_SECONDS)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=TIMEOUT_SECONDS, env=os.environ | environment
+        )
     except subprocess.TimeoutExpired as late:
         raise EngineError(
             f"{engine} gave no token within {TIMEOUT_SECONDS:.0f} s.", mend="See what `ingot serve` logs."

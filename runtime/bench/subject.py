@@ -100,7 +100,7 @@ def load_random(model: RandomModel) -> Subject:
     ceilings = measure_ceilings(device, dtype)
     begin = time.perf_counter()
     with torch.inference_mode():
-        program = cpu_program if device.type == "cpu" else gpu_program
+        program = reference_program if device.type == "cpu" else tuned_program
         made = program(config, scheme, limits, dtype, kv_dtype)
     subject = Subject(
         program=made, config=config, limits=limits, scheme=scheme, dtype=dtype, kv_dtype=kv_dtype, device=device,
@@ -110,7 +110,7 @@ def load_random(model: RandomModel) -> Subject:
     return subject
 
 
-def cpu_program(
+def reference_program(
     config: ModelConfig, scheme: Scheme, limits: Limits, dtype: torch.dtype, kv_dtype: torch.dtype
 ) -> Program:
     from ingot.runtime.programs.cpu import CpuProgram
@@ -119,7 +119,7 @@ def cpu_program(
     return CpuProgram(config, weights, limits, dtype=dtype, kv_dtype=kv_dtype)
 
 
-def gpu_program(
+def tuned_program(
     config: ModelConfig, scheme: Scheme, limits: Limits, dtype: torch.dtype, kv_dtype: torch.dtype
 ) -> Program:
     from ingot.plugins.linear.launch import BUCKETS

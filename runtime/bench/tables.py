@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ingot.runtime.bench.chat import ChatResult
-from ingot.runtime.bench.lines import Ratio
-from ingot.runtime.bench.offline import Result
-from ingot.runtime.bench.start import Start
-from ingot.runtime.bench.subject import Subject
+if TYPE_CHECKING:
+    from ingot.runtime.bench.chat import ChatResult
+    from ingot.runtime.bench.lines import Ratio
+    from ingot.runtime.bench.offline import Result
+    from ingot.runtime.bench.start import Start
+    from ingot.runtime.bench.subject import Subject
 
 
 @contextmanager
 def bars(console: Console) -> Iterator[Progress]:
     """A bar for each task added, on the console while it works."""
     columns = (TextColumn("{task.description:<16}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
+    # Drawing takes the interpreter from what is measured: seldom, then.
+    with Progress(*columns, console=console, refresh_per_second=2) as progress:
         yield progress
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ingot.errors import EngineError
+from ingot.runtime.programs.jit_cache import JitCache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +47,10 @@ TENSORRT_MODES = Modes(decode=Mode(profile=0), mixed=Mode(profile=1))
 class PlanFile:
     """Runs one plan. Its scratch memory is the caller's (see share_memory). Raises EngineError where the library refuses."""
 
-    def __init__(self, trt: Any, runtime: Any, path: Path, modes: Modes, *, built_by: str, stream: int) -> None:
-        self._name, self._modes = path.name, modes
+    def __init__(
+        self, trt: Any, runtime: Any, path: Path, modes: Modes, *, built_by: str, stream: int, jit: JitCache | None = None
+    ) -> None:  # fmt: skip
+        self._name, self._modes, self._jit = path.name, modes, jit
         self.engine = runtime.deserialize_cuda_engine(path.read_bytes())
         if self.engine is None:
             raise EngineError(
@@ -105,6 +108,8 @@ class PlanFile:
         if mode.specialization is not None:
             strategy = getattr(trt.DynamicShapesKernelSpecializationStrategy, mode.specialization)
             config.dynamic_shapes_kernel_specialization_strategy = strategy
+        if self._jit is not None:
+            self._jit.attach(config)
         context = self.engine.create_execution_context(config)
         if not context.set_optimization_profile_async(mode.profile, stream):
             raise EngineError(

@@ -16,6 +16,7 @@ from torch import Tensor
 from ingot.plans import Segment, read_plans
 from ingot.plugins.attention.memory import DTYPES
 from ingot.plugins.attention.step import CudaBatch
+from ingot.runtime.programs.jit_cache import JitCache
 from ingot.runtime.programs.logit_rows import in_chunks
 from ingot.runtime.programs.plan_file import RTX_MODES, PlanFile, current_stream, shared_memory
 
@@ -25,19 +26,22 @@ Attention = Callable[[int, Tensor, Tensor, Tensor, CudaBatch], Tensor]  # layer,
 class PlanForward:
     """forward(batch) -> logits (R, V) in float32, of an engine built for tensorrt-rtx.
 
-    `trt` is the tensorrt_rtx module. `weights` holds the engine's tensors that plans take as inputs, on `device`. The
+    `trt` is the tensorrt_rtx module, `jit` where it keeps the kernels it compiles. `weights` holds the engine's tensors that plans take as inputs, on `device`. The
     returned logits are overwritten by the next call. Raises EngineError where the library does not take a plan.
     """
 
     def __init__(
-        self, trt: Any, engine: Path, *, weights: Mapping[str, Tensor], attention: Attention, device: torch.device
-    ) -> None:
+        self, trt: Any, engine: Path, *, weights: Mapping[str, Tensor], attention: Attention, jit: JitCache, device: torch.device
+    ) -> None:  # fmt: skip
         self._segments = read_plans(engine).segments
         self._attention, self._weights, self._device = attention, weights, device
+        self.jit, self.max_pages = jit, None  # the cache is outside the plans: it may have any number of pages
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
         stream, built_by = current_stream(device), f"TensorRT-RTX {read_plans(engine).library}"
         self._plans = {
-            name: PlanFile(trt, self._runtime, engine / "plan" / name, RTX_MODES, built_by=built_by, stream=stream)
+            name: PlanFile(
+                trt, self._runtime, engine / "plan" / name, RTX_MODES, built_by=built_by, stream=stream, jit=jit
+            )
             for name in dict.fromkeys(segment.plan for segment in self._segments)
         }
         self._scratch = shared_memory(self._plans, device)

@@ -35,7 +35,8 @@ DTYPES = {onnx.TensorProto.FLOAT: ("FLOAT", np.float32), onnx.TensorProto.INT32:
 
 def fake_plan(model: Path, profiles: Sequence[Profile]) -> bytes:
     header = json.dumps([{name: list(sizes) for name, sizes in profile.items()} for profile in profiles]).encode()
-    return MAGIC + header + b"\n" + onnx.load(model).SerializeToString()
+    graph: bytes = onnx.load(model).SerializeToString()
+    return MAGIC + header + b"\n" + graph
 
 
 class Logger:
@@ -158,6 +159,26 @@ class IRuntimeConfig:
 
     def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
         self.strategy = strategy
+
+    def create_runtime_cache(self) -> IRuntimeCache:
+        return IRuntimeCache()
+
+    def set_runtime_cache(self, cache: IRuntimeCache) -> bool:
+        self.cache = cache
+        return True
+
+
+class IRuntimeCache:
+    content = b""
+
+    def deserialize(self, blob: bytes) -> bool:
+        if not blob.startswith(b"kernels;"):
+            return False
+        self.content = blob
+        return True
+
+    def serialize(self) -> bytes:
+        return self.content + b"kernels;"
 
 
 class IExecutionContext:

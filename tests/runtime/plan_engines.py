@@ -51,6 +51,10 @@ def write_plans(
     plans = Plans(library="1.7", sm=[89, 120], segments=in_order(todo), plans=records)
     plans.write(folder)
     keep_beside([packed], {name for each in plans.segments for name in each.weights.values()}, folder / "weights")
+    return manifest_of(target)
+
+
+def manifest_of(target: str) -> Manifest:
     return Manifest(
         format_version=FORMAT_VERSION, name="plans", target=target, sm=[89, 120], source={}, recipe={}, dtype="float32",
         kv_dtype="float32", limits=LIMITS, memory={}, quality=None, versions={}, files={}, rebuild="ingot build MODEL -o DIR",

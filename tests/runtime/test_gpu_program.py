@@ -51,7 +51,7 @@ def assert_same(found: list[Text], expected: list[Text]) -> None:
 
 
 def test_tokens_are_the_cpu_targets(host_cuda: HostCuda) -> None:
-    model = replace(config("qwen3"), windows=(0, 6))
+    model = replace(config("qwen3", layers=1), windows=(6,))
     weights = random_weights(model, Scheme.NONE, torch.float32, torch.device("cpu"))
     program = cuda_program(model, weights, LIMITS, dtype=torch.float32)
     found = texts(program)

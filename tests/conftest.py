@@ -1,4 +1,4 @@
-"""Kernels of GPU programs run in Triton's interpreter, which is chosen when a kernel is defined: before any import."""
+"""Kernels run in Triton's interpreter, unless it is a GPU's tests that run: Triton asks when a kernel is defined."""
 
 from __future__ import annotations
 
