@@ -11,8 +11,8 @@ from ingot.builder.hub import Source, locate
 from ingot.builder.memory import kv_dtype_of, plan_limits
 from ingot.builder.quantize.declared import Declared, read_declared
 from ingot.builder.recipe import Recipe
-from ingot.builder.targets import resolve_target
-from ingot.builder.tensorrt.support import check as check_rtx
+from ingot.builder.targets import gpu_sm, resolve_target
+from ingot.builder.tensorrt.support import check_rtx, check_tensorrt
 from ingot.errors import RecipeError, UnsupportedModelError
 from ingot.manifest import Limits
 from ingot.network.config import ModelConfig
@@ -79,8 +79,11 @@ def resolve(recipe: Recipe, *, endpoint: str | None = None) -> Job:
         check_groups(config, quant)
     if recipe.sm and not target.startswith("tensorrt"):
         raise RecipeError(f"--sm says nothing to target {target}.", mend="Leave it out, or use --target tensorrt-rtx.")
+    schemes = {Scheme(quant.removesuffix("-dynamic"))}
     if target == "tensorrt-rtx":
-        check_rtx({Scheme(quant.removesuffix("-dynamic"))}, recipe.sms)
+        check_rtx(schemes, recipe.sms)
+    if target == "tensorrt":
+        check_tensorrt(schemes, recipe.sms, gpu_sm())
     dtype = recipe.dtype if recipe.dtype != "auto" else "float32" if target == "cpu" else config.dtype
     kv = "fp8" if "fp8" in (recipe.kv, declared.kv) else "auto"
     recipe = replace(recipe, target=target, dtype=dtype, quant=quant, kv=kv)

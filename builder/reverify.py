@@ -14,11 +14,18 @@ from ingot.builder.resolve import resolve
 from ingot.errors import EngineError
 from ingot.manifest import Manifest
 
+WITHOUT_WEIGHTS = ("tensorrt", "tensorrt-rtx")  # targets whose plans hold them
+
 
 def verify_engine(engine: Path, manifest: Manifest, *, model: str | None, reporter: Reporter) -> dict[str, Any]:
     """The quality record, measured now; the verdict is in it. Raises EngineError where the original is another one."""
     from ingot.builder.verify import compare
 
+    if manifest.target in WITHOUT_WEIGHTS:
+        raise EngineError(
+            f"{engine} holds its weights inside compiled plans, where they cannot be measured again.",
+            mend=f"Check its files alone with --files-only; to measure, build it again: {manifest.rebuild}",
+        )
     known = {spec.name for spec in dataclasses.fields(Recipe)}
     if set(manifest.recipe) - known:
         raise EngineError(

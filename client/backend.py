@@ -7,7 +7,10 @@ from typing import Protocol
 
 import msgspec
 
+from ingot.errors import UnknownModelError
 from ingot.runtime.request import Chunk, GenerateRequest, Prompt
+
+SWITCHES = ("enable_thinking", "thinking", "reasoning_effort")  # names by which templates are told how much to think
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,6 +22,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     quant: str
     tool_parser: str | None = None  # how the model writes tool calls: a name in client/openai/tool_parsers.py
     reasoning_parser: str | None = None  # how it marks its thoughts: a name in client/openai/reasoning.py
+    template_switches: tuple[str, ...] = ()  # of SWITCHES, which its chat template reads
+    sampling: dict[str, float] = {}  # for what a request leaves unset, by the names of SamplingParams
     fingerprint: str = ""  # of the engine's manifest: the same figure, the same engine
 
 
@@ -51,3 +56,13 @@ class Backend(Protocol):
     async def metrics(self) -> bytes:
         """Prometheus text."""
         ...
+
+
+async def find_model(backend: Backend, name: str) -> ModelCard:
+    """Raises UnknownModelError."""
+    cards = await backend.models()
+    for card in cards:
+        if card.name == name:
+            return card
+    known = ", ".join(card.name for card in cards)
+    raise UnknownModelError(f"No model is called {name[:200]!r}.", mend=f"This server has: {known}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,13 @@ LOG_LEVELS = click.Choice(["debug", "info", "warning", "error"])
     type=click.Choice(sorted(NOTATIONS)),
     help="How the model writes tool calls; guessed from its chat template if not given.",
 )
+@click.option(
+    "--generation-config",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "none"]),
+    help="auto: the checkpoint's generation_config.json samples where a request does not say how.",
+)
 @click.option("--reasoning-parser", type=click.Choice(sorted(MARKS)), help="How the model marks its thoughts.")
 @click.option("--max-body-mib", default=32, show_default=True, type=click.IntRange(1), help="Largest request body.")
 @click.option("--log-level", default="info", show_default=True, type=LOG_LEVELS, help="What is logged, to stderr.")
@@ -80,6 +88,7 @@ def serve(
     max_queue: int,
     drain_seconds: float,
     tool_parser: str | None,
+    generation_config: str,
     reasoning_parser: str | None,
     max_body_mib: int,
     log_level: str,
@@ -94,12 +103,11 @@ def serve(
 
     if (engine is None) == (triton is None):
         raise click.UsageError("give either ENGINE or --triton HOST:PORT")
+    model = ModelOptions(tool_parser, reasoning_parser, generation_config == "auto")
     backend = (
-        triton_backend(triton, models, routes, admin_key, tool_parser, reasoning_parser)
+        triton_backend(triton, models, routes, admin_key, model)
         if triton is not None
-        else embedded_backend(
-            Path(engine or ""), served_model_name, max_queue, log_level, tool_parser, reasoning_parser
-        )
+        else embedded_backend(Path(engine or ""), served_model_name, max_queue, log_level, model)
     )
     keys = (*api_keys, *keys_of(api_key_file))
     if not all(keys):
@@ -110,13 +118,21 @@ def serve(
     run(backend, ServeOptions(host=host, port=port, drain_seconds=drain_seconds, log_level=log_level, gate=gate))
 
 
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """How a model is asked and read, on either backend."""
+
+    tool_parser: str | None
+    reasoning_parser: str | None
+    generation_config: bool
+
+
 def embedded_backend(
     engine: Path,
     served_model_name: str | None,
     max_queue: int,
     log_level: str,
-    tool_parser: str | None,
-    reasoning_parser: str | None,
+    model: ModelOptions,
 ) -> Backend:
     from ingot.client.embedded import EmbeddedBackend, EmbeddedOptions
     from ingot.runtime.supervisor import SupervisorOptions
@@ -124,8 +140,9 @@ def embedded_backend(
     supervisor = SupervisorOptions(log_level=log_level)
     options = EmbeddedOptions(
         served_model_name=served_model_name,
-        tool_parser=tool_parser,
-        reasoning_parser=reasoning_parser,
+        tool_parser=model.tool_parser,
+        reasoning_parser=model.reasoning_parser,
+        generation_config=model.generation_config,
         max_queue=max_queue,
         supervisor=supervisor,
     )
@@ -137,8 +154,7 @@ def triton_backend(
     models: tuple[str, ...],
     routes: Path | None,
     admin_key: str | None,
-    tool_parser: str | None,
-    reasoning_parser: str | None,
+    model: ModelOptions,
 ) -> Backend:
     import msgspec
 
@@ -150,8 +166,9 @@ def triton_backend(
         models=models,
         routes=routes,
         client=client,
-        tool_parser=tool_parser,
-        reasoning_parser=reasoning_parser,
+        tool_parser=model.tool_parser,
+        reasoning_parser=model.reasoning_parser,
+        generation_config=model.generation_config,
     )
     return TritonBackend(options)
 

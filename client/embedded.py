@@ -6,6 +6,7 @@ import asyncio
 import calendar
 import hashlib
 import logging
+import re
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
@@ -14,12 +15,13 @@ from pathlib import Path
 
 import msgspec
 
-from ingot.client.backend import Health, ModelCard
+from ingot.client.backend import SWITCHES, Health, ModelCard
 from ingot.client.inbox import MAX_PENDING_CHUNKS, Inbox
 from ingot.client.metrics import Metrics, Stopwatch
 from ingot.client.openai.tool_parsers import guess_notation
 from ingot.errors import IngotError, QueueFullError, RequestError, UnavailableError, UnknownModelError
 from ingot.manifest import FILE_NAME, Manifest, read_manifest
+from ingot.runtime.generation_config import sampling_defaults
 from ingot.runtime.messages import Abort, FromExecutor, RequestFailed, TokenChunk
 from ingot.runtime.request import Chunk, GenerateRequest, Prompt
 from ingot.runtime.streams import RequestStream, as_error
@@ -36,6 +38,7 @@ class EmbeddedOptions:
     served_model_name: str | None = None  # the manifest's name where None
     tool_parser: str | None = None  # guessed from the chat template where None
     reasoning_parser: str | None = None
+    generation_config: bool = True  # its sampling parameters stand in for those that a request leaves unset
     max_queue: int = 1024  # sequences that may wait beyond those the engine can run at once
     max_pending_chunks: int = MAX_PENDING_CHUNKS  # unread chunks of one request before it is cut off
     supervisor: SupervisorOptions = field(default_factory=SupervisorOptions)
@@ -78,14 +81,21 @@ class EmbeddedBackend:
         """Raises EngineError and its like where the engine does not load."""
         await self._supervisor.start()  # the executor checks the engine's digests before anything here reads its files
         try:
+            sampling = sampling_defaults(self._engine) if self._options.generation_config else {}
             self._tokenizer = await asyncio.to_thread(load_tokenizer, self._engine)
         except IngotError:
             await self._supervisor.stop()
             raise
         card = model_card(self._engine, self._manifest, self._name, self._tokenizer.vocab_size)
-        notation = self._options.tool_parser or guess_notation(self._tokenizer.template_source)
+        template = self._tokenizer.template_source
         self._cards = [
-            msgspec.structs.replace(card, tool_parser=notation, reasoning_parser=self._options.reasoning_parser)
+            msgspec.structs.replace(
+                card,
+                tool_parser=self._options.tool_parser or guess_notation(template),
+                reasoning_parser=self._options.reasoning_parser,
+                template_switches=tuple(name for name in SWITCHES if re.search(rf"\b{name}\b", template)),
+                sampling=sampling,
+            )
         ]
 
     async def stop(self, drain_seconds: float) -> None:

@@ -42,6 +42,7 @@ class TritonOptions:
     routes: Path | None = None
     tool_parser: str | None = None  # of every model; none is guessed, for the templates are on the other side
     reasoning_parser: str | None = None
+    generation_config: bool = True  # see EmbeddedOptions
     start_timeout: float = 60.0  # seconds until the server must answer
     client: ClientOptions = SERVING
 
@@ -95,9 +96,13 @@ class TritonBackend:
 
     async def models(self) -> list[ModelCard]:
         options = self._options
-        parsers = {"tool_parser": options.tool_parser, "reasoning_parser": options.reasoning_parser}
         return [
-            msgspec.structs.replace(card_of(name, found), **parsers)
+            msgspec.structs.replace(
+                card_of(name, found),
+                tool_parser=options.tool_parser,
+                reasoning_parser=options.reasoning_parser,
+                sampling=found.sampling if options.generation_config else {},
+            )
             for name, found in self._found.items()
             if isinstance(found, Description)
         ]
@@ -145,7 +150,7 @@ class TritonBackend:
         return Health(ready=not bad, detail=detail or "ready")
 
     async def metrics(self) -> bytes:
-        return text_of(self._metrics.values())
+        return text_of([self._metrics_of(name) for name in self._found])
 
     async def _keep_looking(self) -> None:
         while True:

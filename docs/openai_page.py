@@ -8,6 +8,7 @@ from typing import cast
 from ingot.client.backend import Backend
 from ingot.client.openai.app import create_app
 from ingot.client.openai.convert import REFUSED, USED
+from ingot.client.openai.refusals import Refusal
 
 HEAD = """# The OpenAI API, field by field
 
@@ -96,8 +97,13 @@ def routes() -> str:
 def fields(route: str) -> str:
     rows = [(f"`{name}`", "honoured", *FIELDS.get(name, UNKNOWN)) for name in sorted(USED[route])]
     refused = sorted(REFUSED[route].items())
-    rows += [(f"`{name}`", f"refused: {one.mend}", *FIELDS.get(name, UNKNOWN)) for name, one in refused]
+    rows += [(f"`{name}`", told(one), *FIELDS.get(name, UNKNOWN)) for name, one in refused]
     return table("Field", rows)
+
+
+def told(refusal: Refusal) -> str:
+    but = f"accepted and without effect: {refusal.passes}; all else is " if refusal.passes else ""
+    return f"{but}refused: {refusal.mend}"
 
 
 def render() -> str:

@@ -47,6 +47,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str  # of the manifest
     vocab_size: int
     stats: Stats
+    sampling: dict[str, float] = {}  # what its generation_config.json asks for
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):

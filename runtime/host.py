@@ -20,6 +20,7 @@ import msgspec
 from ingot.errors import ExecutorDiedError, IngotError, UnavailableError
 from ingot.manifest import Manifest, read_manifest
 from ingot.runtime.calls import AbortCall, Call, Describe, Description, Detokenize, Generate, Reply, Tokenize
+from ingot.runtime.generation_config import sampling_defaults
 from ingot.runtime.messages import Abort, Stats, TokenRequest
 from ingot.runtime.replies import Caller, Outcome, Replies, Timing
 from ingot.runtime.request import Prompt
@@ -50,13 +51,18 @@ class Host:
         observer: Observer | None = None,
         *,
         max_waiting: int = 1024,
+        sampling: dict[str, float] | None = None,
     ) -> None:
-        """At most `max_waiting` sequences wait beyond those the engine can run at once; more are refused."""
+        """At most `max_waiting` sequences wait beyond those the engine can run at once; more are refused.
+
+        `sampling`: what the checkpoint's generation_config.json asks for, told to those who ask what runs here.
+        """
         self._executor = executor
         self._tokenizer = tokenizer
         self._manifest = manifest
         self._fingerprint = hashlib.sha256(msgspec.json.encode(manifest)).hexdigest()[:12]
         self._observer = observer
+        self._sampling = sampling or {}
         self._ticked = 0.0
         self._inbox: queue.SimpleQueue[TokenRequest | Abort | None] = queue.SimpleQueue()
         self._outbox: queue.SimpleQueue[Sequence[Outcome] | IngotError] = queue.SimpleQueue()
@@ -91,6 +97,7 @@ class Host:
                     fingerprint=self._fingerprint,
                     vocab_size=self._tokenizer.vocab_size,
                     stats=self.stats,
+                    sampling=self._sampling,
                 )
                 reply = Reply(description=description)
         caller.send(reply, final=True)
@@ -152,7 +159,8 @@ def open_host(
     executor = load_from(loader, engine)
     tokenizer = Tokenizer.from_engine(engine)
     threading.Thread(target=warm_chat, args=(tokenizer,), name="warm", daemon=True).start()
-    return Host(executor, tokenizer, manifest, observer, max_waiting=max_waiting)
+    sampling = sampling_defaults(engine)
+    return Host(executor, tokenizer, manifest, observer, max_waiting=max_waiting, sampling=sampling)
 
 
 def warm_chat(tokenizer: Tokenizer) -> None:

@@ -89,6 +89,10 @@ class Scheduler:
             for seq in aborted
         ]
 
+    def has(self, request_id: str) -> bool:
+        """Whether any sequence of the request waits or runs."""
+        return bool(self._queue.find(request_id, None))
+
     # -- decide
 
     def schedule(self) -> StepPlan | None:

@@ -51,9 +51,9 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing narrower
             raise EngineError(f"{path} is not a tokenizer: {error}.", mend=REBUILD) from error
-        config = _read_json(engine / "config.json")
+        config = read_json(engine / "config.json")
         text_config = config.get("text_config", config)
-        eos = _read_json(engine / "generation_config.json").get("eos_token_id")
+        eos = read_json(engine / "generation_config.json").get("eos_token_id")
         eos = text_config.get("eos_token_id") if eos is None else eos
         return cls(
             backend,
@@ -141,7 +141,7 @@ class Tokenizer:
         return WindowDecoder(lambda ids: self.decode(ids, skip_special_tokens=skip_special_tokens), prompt)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """The file's object; an empty one where there is no file."""
     if not path.is_file():
         return {}
@@ -156,7 +156,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_chat_template(engine: Path) -> ChatTemplate | None:
     """From chat_template.jinja, or else from tokenizer_config.json, where it is a string or a list of named ones."""
-    config = _read_json(engine / "tokenizer_config.json")
+    config = read_json(engine / "tokenizer_config.json")
     found = config.get("chat_template")
     if (engine / TEMPLATE_FILE).is_file():
         found = (engine / TEMPLATE_FILE).read_text(encoding="utf-8")

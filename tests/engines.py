@@ -36,8 +36,16 @@ class SlowProgram(FakeProgram):
 
 
 def write_engine(
-    folder: Path, *, step_seconds: float = 0.0, max_num_seqs: int = 32, name: str = NAME, num_pages: int = PAGES
+    folder: Path,
+    *,
+    step_seconds: float = 0.0,
+    max_num_seqs: int = 32,
+    name: str = NAME,
+    num_pages: int = PAGES,
+    generation_config: dict[str, float] | None = None,
+    endless: bool = False,
 ) -> Path:
+    """`endless`: the model never says end-of-text, so that a stream runs until its limit in every dialect."""
     folder.mkdir(parents=True, exist_ok=True)
     letters = [*(chr(code) for code in range(32, 127)), "\n"]
     spelled = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -48,9 +56,10 @@ def write_engine(
     tokenizer.add_special_tokens(["<eos>"])
     tokenizer.save(str(folder / "tokenizer.json"))
     size = len(letters) + 1
-    config = {"vocab_size": size, "eos_token_id": size - 1, "step_seconds": step_seconds}
+    config = {"vocab_size": size, "eos_token_id": size - 1, "step_seconds": step_seconds, "endless": endless}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE}))
+    (folder / "generation_config.json").write_text(json.dumps(generation_config or {}))
     limits = Limits(
         max_model_len=512, max_num_seqs=max_num_seqs, max_num_batched_tokens=256, page_size=8, num_pages=num_pages
     )
@@ -82,7 +91,7 @@ def load(engine: Path) -> Executor:
         num_pages=limits.num_pages or PAGES,
         page_size=limits.page_size,
         max_num_seqs=limits.max_num_seqs,
-        vocab_size=config["vocab_size"],
+        vocab_size=config["vocab_size"] - config["endless"],
     )
     program.step_seconds = config["step_seconds"]
     return Executor(program, limits, EngineTokenizer.from_engine(engine).eos_token_ids)

@@ -32,7 +32,8 @@ def compile_engine(job: CompileJob, folder: Path) -> Compiled:
     with kernel_cache(kernels / "cubin"), torch.inference_mode():
         tensors = {
             name: x
-            for path in sorted(job.weights.glob("*.safetensors"))
+            for folder in job.weights
+            for path in sorted(folder.glob("*.safetensors"))
             for name, x in load_file(path, device="cuda").items()
         }
         weights = {

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import click
 import uvicorn
 
-from ingot.client.backend import Backend
+from ingot.client.backend import Backend, ModelCard
 from ingot.client.openai.app import create_app
 from ingot.client.openai.gate import GateOptions
 from ingot.errors import IngotError
@@ -71,9 +71,14 @@ async def run_server(
     )
     server = Server(config)
     serving = asyncio.create_task(server.serve([sock]))
-    names = ", ".join(card.name for card in await backend.models())
+    cards = await backend.models()
+    names = ", ".join(card.name for card in cards)
     host, port = sock.getsockname()[:2]
     click.echo(f"ingot serves {names} at http://{host}:{port}/v1", err=True)
+    click.echo(f"status page: http://{host}:{port}/", err=True)
+    for card in cards:
+        if card.sampling:
+            click.echo(sampling_line(card), err=True)
     await asyncio.wait(
         {serving, signal_task := asyncio.create_task(signals.get())}, return_when=asyncio.FIRST_COMPLETED
     )
@@ -83,6 +88,11 @@ async def run_server(
         await backend.stop(0)
     server.should_exit = True
     await serving
+
+
+def sampling_line(card: ModelCard) -> str:
+    told = ", ".join(f"{name} {value:g}" for name, value in card.sampling.items())
+    return f"{card.name} samples with {told} where a request does not say (generation_config.json)"
 
 
 async def first_of(work: asyncio.Task[None], signals: asyncio.Queue[None]) -> bool:

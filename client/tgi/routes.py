@@ -79,9 +79,9 @@ async def streamed(backend: Backend, request: Request, body: TgiRequest) -> Resp
 
 async def to_ours(backend: Backend, body: TgiRequest, asked: Parameters, *, streams: bool) -> GenerateRequest:
     """TGI serves one model and names none; `truncate` keeps the prompt's last tokens."""
-    model = (await backend.models())[0].name
+    card = (await backend.models())[0]
     prompt = Prompt(text=body.inputs)
     if asked.truncate is not None:
-        prompt = Prompt(token_ids=(await backend.tokenize(model, prompt))[-asked.truncate :])
-    params = sampling_params(asked, streams=streams)
-    return GenerateRequest(request_id=f"tgi-{uuid.uuid4().hex}", model=model, prompt=prompt, params=params)
+        prompt = Prompt(token_ids=(await backend.tokenize(card.name, prompt))[-asked.truncate :])
+    params = sampling_params(asked, card, streams=streams)
+    return GenerateRequest(request_id=f"tgi-{uuid.uuid4().hex}", model=card.name, prompt=prompt, params=params)

@@ -23,6 +23,7 @@ from ingot.plugins.overlap import overlap
 
 SOURCE = Path(__file__).with_name("decode.cu")
 LOG2_E = math.log2(math.e)
+WRITTEN_HEADS = 8  # that one program of the write kernel takes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +99,16 @@ def compile_decode(
             kernel(SOURCE, "paged_decode", decode_defines(choice, dim=config.head_dim, group=group, page=page, fp8=fp8))
 
 
+def write(k: Tensor, v: Tensor, slots: Tensor, cache: Tensor, kv_scales: tuple[float, float]) -> None:
+    """k, v (T, K, D) to cache (2, P, K, B, D) at `slots` (T,), nowhere where negative; an FP8 cache holds value / scale."""
+    num_tokens, num_kv_heads, dim = k.shape
+    heads = min(WRITTEN_HEADS, triton.next_power_of_2(num_kv_heads))
+    kernels.write_kernel[(num_tokens, triton.cdiv(num_kv_heads, heads))](
+        k, v, slots, cache, *kv_scales, cache.stride(0), num_kv_heads, HEADS=heads, D=dim, DP=triton.next_power_of_2(dim),
+        PAGE=cache.shape[3], num_warps=4, PDL=overlap(num_tokens), launch_pdl=overlap(num_tokens),
+    )  # fmt: skip
+
+
 def decode(q: Tensor, paged: Paged, out: Tensor, work: Workspace, choice: DecodeChoice) -> None:
     """q, out (S, H, D): one query token per sequence over its context, which already holds that token."""
     num_seqs, num_heads, dim = q.shape
@@ -135,6 +146,18 @@ class Tiles:
 
     seqs: Tensor  # (tiles,) int32
     starts: Tensor  # (tiles,) int32, within the sequence's slice
+
+
+def device_tiles(query_starts: Tensor, num_tokens: int, tokens_per_tile: int, *, max_seqs: int) -> Tiles:
+    """Tiles over every sequence of query_starts (S + 1,), planned on the GPU: the host never learns the counts."""
+    num_seqs = query_starts.shape[0] - 1
+    most = num_tokens // tokens_per_tile + num_seqs
+    seqs, starts = torch.empty(2, most, dtype=torch.int32, device=query_starts.device)
+    kernels.tiles_kernel[(most,)](
+        query_starts, seqs, starts, num_seqs, TOKENS=tokens_per_tile, SEQS=triton.next_power_of_2(max_seqs), num_warps=4,
+        PDL=overlap(most), launch_pdl=overlap(most),
+    )  # fmt: skip
+    return Tiles(seqs=seqs, starts=starts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

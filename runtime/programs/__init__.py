@@ -8,7 +8,7 @@ from ingot.errors import EngineError
 from ingot.manifest import Manifest
 from ingot.runtime.plan import Program
 
-TARGETS = ("cpu", "cuda")
+TARGETS = ("cpu", "cuda", "tensorrt", "tensorrt-rtx")
 
 
 def load_program(engine: Path, manifest: Manifest) -> Program:
@@ -21,6 +21,10 @@ def load_program(engine: Path, manifest: Manifest) -> Program:
         from ingot.runtime.programs.cuda import load_cuda_program
 
         return load_cuda_program(engine, manifest)
+    if manifest.target in ("tensorrt", "tensorrt-rtx"):
+        from ingot.runtime.programs.plan_program import load_plan_program
+
+        return load_plan_program(engine, manifest)
     raise EngineError(
         f"{engine} was compiled for target {manifest.target!r}; this ingot runs {', '.join(TARGETS)}.",
         mend="Build it for one of these: ingot build MODEL -o DIR --target cpu.",

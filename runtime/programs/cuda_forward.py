@@ -1,9 +1,12 @@
-"""The forward of one step on the GPU: decode steps as CUDA graphs by bucket, mixed steps eager. Knows batches, no requests."""
+"""The forward of one step on the GPU: decode steps as CUDA graphs by bucket, mixed steps eager. Knows batches, no requests.
+
+What computes the logits, kernels or compiled plans, is handed in.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,17 +14,17 @@ from torch import Tensor
 
 from ingot.manifest import Limits
 from ingot.network.config import ModelConfig
-from ingot.network.decoder import decoder
-from ingot.network.ops import Ops
 from ingot.plugins.attention.launch import DecodeChoice, Tiles, choose_decode
-from ingot.plugins.cuda_ops import CudaBatch, CudaOps
+from ingot.plugins.attention.step import CudaBatch
 from ingot.plugins.sampling.launch import greedy
 from ingot.runtime.plan import Slice
 from ingot.runtime.programs.cuda_memory import MemoryPlan, page_bytes, plan_memory
 from ingot.runtime.programs.cuda_step import MixedStep, buckets, decode_inputs, mixed_step, prompt_tile
 from ingot.runtime.programs.cuda_tables import CudaTables
+from ingot.runtime.programs.graphs import Captured, ErrorMode, capture
 
 GRAPH_MARGIN = 64 << 20  # what the later, smaller graphs add to the first
+Model = Callable[[CudaBatch], Tensor]  # logits (R, V) in float32; extends the caches it was made with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,25 +35,19 @@ class Sampled:
     tokens: Tensor
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecodeGraph:
-    """One captured step of a bucket of rows: reads the tables' inputs, leaves `out` (bucket rows)."""
-
-    graph: torch.cuda.CUDAGraph
-    out: Sampled
-
-
 class CudaForward:
-    """Runs steps over `ops`, whose caches it allocates: as large as the memory left by everything else."""
+    """Runs steps of `model` over `caches`, a list it fills with one (2, P, K, B, D) per layer: as large as the memory left
+    by everything else, or `most_pages`."""
 
     def __init__(
-        self, config: ModelConfig, ops: CudaOps, tables: CudaTables, limits: Limits, kv_dtype: torch.dtype, *, share: float, graphs: bool
+        self, config: ModelConfig, model: Model, caches: list[Tensor], tables: CudaTables, limits: Limits, kv_dtype: torch.dtype, *,
+        share: float, graphs: bool, error_mode: ErrorMode = "global", most_pages: int | None = None,
     ) -> None:  # fmt: skip
-        self._config, self._ops, self._tables, self._limits, self._kv_dtype = config, ops, tables, limits, kv_dtype
-        self._interpreter: Ops[Any] = ops
-        self._graphs: dict[int, DecodeGraph] = {}
-        self.memory = self._plan_memory(share, graphs)
-        ops.caches = self._allocate_caches(self.memory.num_pages)
+        self._config, self._model, self._caches, self._tables = config, model, caches, tables
+        self._limits, self._kv_dtype, self._error_mode = limits, kv_dtype, error_mode
+        self._graphs: dict[int, Captured[Sampled]] = {}  # by rows: each reads the tables' inputs
+        self.memory = self._plan_memory(share, graphs, most_pages)
+        caches[:] = self._allocate_caches(self.memory.num_pages)
         if graphs:
             for bucket in reversed(buckets(limits.max_num_seqs)):  # the smaller ones live in the largest one's memory
                 self._capture(bucket)
@@ -64,13 +61,13 @@ class CudaForward:
         """A captured step; `out`'s first rows are the slices'."""
         self._tables.put_decode(decode_inputs(slices, bucket))
         captured = self._graphs[bucket]
-        captured.graph.replay()
+        captured.replay()
         n = len(slices)
         return Sampled(logits=captured.out.logits[:n], tokens=captured.out.tokens[:n])
 
     def mixed(self, step: MixedStep) -> Sampled:
         """Logits of step.logit_rows, and tokens of those that sample."""
-        logits = decoder(self._interpreter, self._config, self._mixed_batch(step))
+        logits = self._model(self._mixed_batch(step))
         n = len(step.sampling)
         tokens = self._tables.tokens[:n]
         if n:
@@ -79,7 +76,7 @@ class CudaForward:
 
     def close(self) -> None:
         self._graphs.clear()
-        self._ops.caches.clear()
+        self._caches.clear()
 
     def _mixed_batch(self, step: MixedStep) -> CudaBatch:
         """Uploads a mixed step in one copy and takes it apart on the GPU."""
@@ -110,20 +107,15 @@ class CudaForward:
             query_starts=ready.lengths, kv_lengths=ready.lengths, logit_rows=ready.lengths, rows=inputs[0], num_decodes=bucket,
             decode_choice=self._choice(bucket), all_rows=True,
         )  # fmt: skip
-        logits = decoder(self._interpreter, self._config, batch)
+        logits = self._model(batch)
         tokens = torch.empty(bucket, dtype=torch.int32, device=self._tables.device)
         greedy(logits, tokens, inputs[0], self._tables.last_tokens)
         return Sampled(logits=logits, tokens=tokens)
 
     def _capture(self, bucket: int) -> None:
         self._tables.clear_inputs()
-        self._decode_step(bucket)  # loads the kernels this size takes: a capture must not
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        pool = next(iter(self._graphs.values())).graph.pool() if self._graphs else None
-        with torch.cuda.graph(graph, pool=pool):
-            out = self._decode_step(bucket)
-        self._graphs[bucket] = DecodeGraph(graph=graph, out=out)
+        beside = next(iter(self._graphs.values()), None)
+        self._graphs[bucket] = capture(lambda: self._decode_step(bucket), beside=beside, error_mode=self._error_mode)
 
     def _choice(self, num_seqs: int) -> DecodeChoice:
         config = self._config
@@ -140,10 +132,10 @@ class CudaForward:
         storage = torch.zeros(shape, dtype=torch.uint8 if kv.itemsize == 1 else kv, device=self._tables.device)
         return list(storage.view(kv).unbind(0))
 
-    def _plan_memory(self, share: float, graphs: bool) -> MemoryPlan:
+    def _plan_memory(self, share: float, graphs: bool, most_pages: int | None) -> MemoryPlan:
         """Runs the largest steps once over a pool of one page, to see what they take and to have their kernels loaded."""
         weights = torch.cuda.memory_allocated()
-        self._ops.caches = self._allocate_caches(1)
+        self._caches[:] = self._allocate_caches(1)
         torch.cuda.reset_peak_memory_stats()
         for slices in self._rehearsal():
             self.mixed(mixed_step(slices, [], prompt_tile(self._config)))
@@ -155,12 +147,12 @@ class CudaForward:
             self._capture(self._limits.max_num_seqs)
             graph_bytes = max(0, before - torch.cuda.mem_get_info()[0]) + GRAPH_MARGIN
             self._graphs.clear()
-        self._ops.caches = []
+        self._caches.clear()
         torch.cuda.empty_cache()
         return plan_memory(
             share=share, weights=weights, activations=activations, graphs=graph_bytes, fixed_pages=self._limits.num_pages,
             bytes_per_page=page_bytes(self._config, self._limits.page_size, self._kv_dtype),
-            least_pages=-(-self._limits.max_model_len // self._limits.page_size),
+            least_pages=-(-self._limits.max_model_len // self._limits.page_size), most_pages=most_pages,
         )  # fmt: skip
 
     def _rehearsal(self) -> list[list[Slice]]:

@@ -65,10 +65,7 @@ def said(scripted: tuple[ScriptedBackend, openai.OpenAI]) -> Any:
 
     def say(text: str, **settings: Any) -> openai.OpenAI:
         backend, client = scripted
-        defaults = {"piece": 3, "tool_parser": None, "reasoning_parser": None, "finish_reason": "stop"}
-        for name, value in {**defaults, **settings, "answer": text}.items():
-            setattr(backend, name, value)
-        backend.seen.clear()
+        backend.says(text, **settings)
         return client
 
     return say
@@ -129,7 +126,7 @@ def test_what_is_no_call_is_content(said: Any, family: str, text: str) -> None:
 def test_a_call_that_is_cut_short_says_length(said: Any) -> None:
     text = '<tool_call>{"name": "weather", "arguments": {"city": "Ro'
     found = streamed(said(text, tool_parser="hermes", finish_reason="length"), tools=TOOLS)
-    assert (found["finish"], found["calls"][0][2]) == ("length", '{"city": "Ro')
+    assert (found["finish"], found["calls"][0][2], found["content"]) == ("length", '{"city": "Ro', "")
 
 
 def test_attack_16_an_endless_call_without_a_name_is_cut() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import openai
 import pytest
 from tests.client.served import served
@@ -18,6 +19,8 @@ from ingot.client.backend import Backend
 from ingot.client.embedded import EmbeddedBackend, EmbeddedOptions
 from ingot.client.grpc_async import AsyncClient
 from ingot.client.grpc_wire import ClientOptions
+from ingot.client.page.board import Board, Snapshot
+from ingot.client.page.failures import FailureLog
 from ingot.client.triton_backend import TritonBackend, TritonOptions
 from ingot.client.triton_process import TritonServer
 from ingot.errors import RequestError, UnavailableError, UnknownModelError
@@ -211,3 +214,26 @@ async def at_least(count: int, lengths: list[int]) -> int:
         while len(lengths) < count:
             await asyncio.sleep(0.02)
     return len(lengths)
+
+
+async def test_the_status_page_shows_what_runs(make: Make) -> None:
+    async with started(make) as backend:
+        board = Board(backend, FailureLog(), period=0.1)
+        async with aclosing(board.watch()) as events:
+            (idle,) = (await snapshot(events)).models
+            assert (idle.name, idle.figures.running, idle.figures.kv_use) == (NAME, 0, 0)
+            people = [asyncio.create_task(ask_for_ever(backend, f"p{i}")) for i in range(2)]
+            while not (await snapshot(events)).models[0].figures.running:
+                pass
+            for one in people:
+                one.cancel()
+            await asyncio.gather(*people, return_exceptions=True)
+
+
+async def ask_for_ever(backend: Backend, name: str) -> None:
+    while True:
+        await everything(backend, ask(name=name, max_tokens=400))
+
+
+async def snapshot(events: AsyncGenerator[bytes, None]) -> Snapshot:
+    return msgspec.json.decode((await anext(events)).removeprefix(b"data: "), type=Snapshot)

@@ -31,12 +31,12 @@ def serve(
     config: ModelConfig, weights: dict[str, Weight[Tensor]], prompts: list[list[int]], params: SamplingParams, *, kv: torch.dtype,
     num_pages: int = 200, graphs: bool = True, max_tokens: int = 64,
 ) -> list[list[int]]:  # fmt: skip
-    from ingot.runtime.programs.cuda import CudaProgram
+    from ingot.runtime.programs.cuda import cuda_program
 
     limits = Limits(
         max_model_len=256, max_num_seqs=8, max_num_batched_tokens=max_tokens, page_size=16, num_pages=num_pages
     )
-    program = CudaProgram(config, weights, limits, dtype=torch.bfloat16, kv_dtype=kv, graphs=graphs)
+    program = cuda_program(config, weights, limits, dtype=torch.bfloat16, kv_dtype=kv, graphs=graphs)
     executor = Executor(program, limits, config.eos_token_ids)
     for i, prompt in enumerate(prompts):
         executor.add(TokenRequest(request_id=str(i), token_ids=prompt, params=params))

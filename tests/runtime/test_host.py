@@ -78,7 +78,7 @@ class Figures:
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Path:
-    return write_engine(tmp_path / "engine", step_seconds=0.002)
+    return write_engine(tmp_path / "engine", step_seconds=0.002, generation_config={"top_k": 20})
 
 
 @pytest.fixture
@@ -249,6 +249,7 @@ def test_small_calls_are_answered_at_once(host: Host, engine: Path) -> None:
     found = ask(host, Describe()).replies[0].description
     assert found is not None
     assert found.manifest.limits == read_manifest(engine).limits
+    assert found.sampling == {"top_k": 20}
 
 
 def test_the_queue_is_bounded(host: Host) -> None:
