@@ -1,6 +1,6 @@
-"""README's figures, written from benchmarks/results/: python benchmarks/report.py [--check].
+"""The pages' figures, written from benchmarks/results/: python benchmarks/report.py [--check].
 
-Every table stands between two markers in README.md, so that no figure can be typed in by hand; the plot is docs/h200.svg.
+Every figure stands between two markers in its page, so that none can be typed in by hand; the plot is docs/h200.svg.
 A test runs --check.
 """
 
@@ -16,7 +16,6 @@ from plot import Bar, Group, draw
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-README = ROOT / "README.md"
 PLOT = ROOT / "docs" / "h200.svg"
 MODES = {"bf16": "bf16", "fp8kv": "fp8 + fp8 KV"}
 COLOURS = {"bf16": ("#1f6feb", "#a5c4ee"), "fp8kv": ("#2da44e", "#aad7b7")}  # ours, another's
@@ -39,6 +38,7 @@ def newest(file: str) -> dict[str, Line]:
 def cpu_table() -> str:
     found = newest("cpu.jsonl")
     transformers, chat, scheduler = found["transformers"], found["chat"], found["scheduler"]
+    structured, vocabulary = found["structured"], found["vocabulary"]
     rows = [
         (
             "64 requests of mixed lengths, against transformers' generate() one by one",
@@ -55,6 +55,21 @@ def cpu_table() -> str:
             "a 10,000-token prompt found in a warm prefix tree, median",
             f"{scheduler['prefix_match_ms_p50']:.2f} ms",
             scheduler["command"],
+        ),
+        (
+            "a JSON schema on each of 64 streams, of throughput",
+            f"{structured['schema_cost']:.1%}",
+            structured["command"],
+        ),
+        (
+            "how much longer the longest step is beside a schema that cannot be compiled, a grammar that cannot be followed",
+            f"{max(0, structured['hostile_compile_steps']):.1f}, {max(0, structured['hostile_follow_steps']):.1f} steps",
+            structured["command"],
+        ),
+        (
+            f"masks of 64 streams with {vocabulary['size']:,} tokens, beside sampling them",
+            f"{vocabulary['step_ms']['schema'] - vocabulary['step_ms']['free']:.0f} ms, {vocabulary['step_ms']['free']:.0f} ms",
+            vocabulary["command"],
         ),
     ]
     return measured("what (2 CPU cores)", rows)
@@ -150,27 +165,44 @@ def plot_bar(line: Line, ours: Line) -> Bar:
     )
 
 
-SECTIONS = {"cpu": cpu_table, "h200": h200_table}
+def triton_table() -> str:
+    found = newest("cpu.jsonl")["triton_overhead"]
+    lines = [
+        f"| {found['streams']} streams, steps of 20 ms, 2 CPU cores | tokens/s | TTFT p50 | TTFT p99 | ITL p50 |",
+        "|---|---|---|---|---|",
+    ]
+    for name, one in (("`ingot serve ENGINE`", found["embedded"]), ("`ingot serve --triton`", found["triton"])):
+        times = " | ".join(f"{one[key]:.1f} ms" for key in ("ttft_ms_p50", "ttft_ms_p99", "itl_ms_p50"))
+        lines.append(f"| {name} | {one['output_tok_s']:,.0f} | {times} |")
+    lines.append(f"| kept, added | {found['kept']:.0%} | {found['added_ttft_ms_p50']:+.1f} ms | | |")
+    lines += ["", f"`{found['command']}`, {found['at'][:10]}. Client, front, Triton and model share the two cores."]
+    return "\n".join(lines)
 
 
-def render(readme: str) -> str:
-    """The README with every section between `<!-- figures: NAME -->` and `<!-- end -->` written anew."""
-    for name, table in SECTIONS.items():
+SECTIONS = {
+    "README.md": {"cpu": cpu_table, "h200": h200_table},
+    "docs/triton.md": {"triton": triton_table},
+}
+
+
+def render(page: str, text: str) -> str:
+    """The page with every section between `<!-- figures: NAME -->` and `<!-- end -->` written anew."""
+    for name, table in SECTIONS[page].items():
         start, end = f"<!-- figures: {name} -->\n", "<!-- end -->"
         pattern = re.compile(re.escape(start) + ".*?" + re.escape(end), re.DOTALL)
-        if not pattern.search(readme):
-            raise click.ClickException(f"README.md has no section {start.strip()}")
-        text = f"{start}{table()}\n{end}"
-        readme = pattern.sub(lambda _, text=text: text, readme)  # type: ignore[misc]
-    return readme
+        if not pattern.search(text):
+            raise click.ClickException(f"{page} has no section {start.strip()}")
+        section = f"{start}{table()}\n{end}"
+        text = pattern.sub(lambda _, section=section: section, text)  # type: ignore[misc]
+    return text
 
 
 @click.command()
-@click.option("--check", is_flag=True, help="Change nothing; fail where README.md or the plot differs.")
+@click.option("--check", is_flag=True, help="Change nothing; fail where a page or the plot differs.")
 def main(check: bool) -> None:
-    """Writes README.md's figures and the plot from benchmarks/results/."""
-    pages = {README: render(README.read_text()), PLOT: h200_plot()}
-    for path, text in pages.items():
+    """Writes the pages' figures and the plot from benchmarks/results/."""
+    pages = {ROOT / page: render(page, (ROOT / page).read_text()) for page in SECTIONS}
+    for path, text in (pages | {PLOT: h200_plot()}).items():
         if check and (not path.exists() or path.read_text() != text):
             raise click.ClickException(f"{path.name}'s figures are not those of benchmarks/results/. Run: make figures")
         path.write_text(text)

@@ -10,7 +10,6 @@ import json
 import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +18,23 @@ import msgspec
 from ingot import __version__, plans
 from ingot.builder.checkpoint import Checkpoint, open_checkpoint
 from ingot.builder.corpus import load_corpus
+from ingot.builder.encoder.build import EncoderBuild
+from ingot.builder.encoder.job import resolve_encoder
 from ingot.builder.memory import human, memory_plan, needs
 from ingot.builder.progress import Reporter
 from ingot.builder.quality import judge
 from ingot.builder.recipe import Recipe
-from ingot.builder.resolve import Job, resolve
+from ingot.builder.resolve import Job, open_source, resolve_decoder
 from ingot.builder.seal import check_out, export_checkpoint, seal
 from ingot.builder.stages import DEFAULT_CACHE, StageCache
 from ingot.builder.tables import memory_table, needs_table, quality_table
 from ingot.builder.targets import Compiled, CompileJob, compiler_of, gpu_sm
 from ingot.builder.tensorrt.tables import plans_table
+from ingot.builder.versions import library_versions
 from ingot.manifest import FORMAT_VERSION, Manifest
+from ingot.network.encoder_config import is_encoder
 
 STAGE_FORMAT = 1  # raised when a stage makes something else of the same inputs
-LIBRARIES = ("torch", "safetensors", "transformers", "tokenizers", "huggingface_hub", "nvidia-modelopt")
 COMPILER_LIBRARIES = {
     "tensorrt": ("tensorrt", "onnx_ir"),
     "tensorrt-rtx": ("tensorrt_rtx", "onnx_ir"),
@@ -54,10 +56,17 @@ def build_engine(
     reporter = reporter or Reporter.silent()
     out = Path(recipe.out).expanduser()
     check_out(out)
+    stages = StageCache((cache or DEFAULT_CACHE).expanduser())
     with reporter.stage("resolve"):
-        job = resolve(recipe, endpoint=endpoint)
-        compiler_of(job.target)
-    return Build(job=job, cache=StageCache((cache or DEFAULT_CACHE).expanduser()), reporter=reporter).run(out, export)
+        source, checkpoint = open_source(recipe, endpoint=endpoint)
+        if is_encoder(checkpoint.config):
+            encoder = resolve_encoder(recipe, source, checkpoint, export=export)
+        else:
+            job = resolve_decoder(recipe, source, checkpoint)
+            compiler_of(job.target)
+    if is_encoder(checkpoint.config):
+        return EncoderBuild(job=encoder, cache=stages, reporter=reporter).run(out)
+    return Build(job=job, cache=stages, reporter=reporter).run(out, export)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,6 +237,8 @@ class Build:
             files={},
             rebuild=job.recipe.command(),
             built_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            tasks=job.tasks,
+            embedding=job.embedding,
         )
 
     def inputs(self, **inputs: Any) -> dict[str, Any]:
@@ -240,13 +251,3 @@ def write_compiled(compiled: Compiled, folder: Path) -> None:
 
 def read_compiled(folder: Path) -> Compiled:
     return msgspec.json.decode((folder / "compiled.json").read_bytes(), type=Compiled)
-
-
-def library_versions(*more: str) -> dict[str, str]:
-    found = {}
-    for name in (*LIBRARIES, *more):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -7,8 +7,9 @@ from typing import Protocol
 
 import msgspec
 
-from ingot.errors import UnknownModelError
-from ingot.runtime.request import Chunk, GenerateRequest, Prompt
+from ingot.errors import UnavailableError, UnknownModelError
+from ingot.manifest import Embedding
+from ingot.runtime.request import Chunk, EmbedRequest, GenerateRequest, Prompt
 
 SWITCHES = ("enable_thinking", "thinking", "reasoning_effort")  # names by which templates are told how much to think
 
@@ -25,6 +26,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     template_switches: tuple[str, ...] = ()  # of SWITCHES, which its chat template reads
     sampling: dict[str, float] = {}  # for what a request leaves unset, by the names of SamplingParams
     fingerprint: str = ""  # of the engine's manifest: the same figure, the same engine
+    tasks: tuple[str, ...] = ("generate",)  # generate, embed
+    embedding: Embedding | None = None  # how it makes vectors, where it does
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +36,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Backend(Protocol):
-    """Six verbs. Errors are IngotErrors; a stream that has begun ends with a chunk that has a finish_reason or raises."""
+    """Seven verbs. Errors are IngotErrors; a stream that has begun ends with a chunk that has a finish_reason or raises."""
 
     async def start(self) -> None: ...
 
@@ -47,6 +50,10 @@ class Backend(Protocol):
         """Chunks of all params.n sequences, interleaved. Closing the iterator aborts the request and frees its pages."""
         ...
 
+    async def embed(self, request: EmbedRequest) -> Chunk:
+        """The chunk with the vector and its usage. Cancelling the call aborts the request."""
+        ...
+
     async def tokenize(self, model: str, prompt: Prompt) -> list[int]: ...
 
     async def detokenize(self, model: str, token_ids: list[int]) -> str: ...
@@ -56,6 +63,13 @@ class Backend(Protocol):
     async def metrics(self) -> bytes:
         """Prometheus text."""
         ...
+
+
+def whole_vector(chunk: Chunk) -> Chunk:
+    """Raises UnavailableError where the server ended the request before its vector was made."""
+    if chunk.vector is None:
+        raise UnavailableError("The server ended this request early.", mend="Send it again.")
+    return chunk
 
 
 async def find_model(backend: Backend, name: str) -> ModelCard:

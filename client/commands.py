@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +56,14 @@ if TYPE_CHECKING:
     help="auto: the checkpoint's generation_config.json samples where a request does not say how.",
 )
 @click.option("--reasoning-parser", type=click.Choice(sorted(MARKS)), help="How the model marks its thoughts.")
+@click.option("--batch-dir", type=click.Path(path_type=Path, file_okay=False), help="Keeps /v1/files and /v1/batches.")
+@click.option(
+    "--batch-concurrency",
+    default=8,
+    show_default=True,
+    type=click.IntRange(1, 1024),
+    help="Requests of batches at once; keep it below the engine's --max-num-seqs.",
+)
 @server_flags
 def serve(
     engine: Path | None,
@@ -72,6 +80,8 @@ def serve(
     tool_parser: str | None,
     generation_config: str,
     reasoning_parser: str | None,
+    batch_dir: Path | None,
+    batch_concurrency: int,
     server: ServerFlags,
 ) -> None:
     """Serve ENGINE, or the models of a Triton server, over the OpenAI API.
@@ -84,7 +94,7 @@ def serve(
         raise click.UsageError("give either ENGINE or --triton HOST:PORT")
     if triton is not None and server.max_prompt_tokens is not None:
         raise click.UsageError("--max-prompt-tokens is for ENGINE; Triton's models have their own lengths")
-    options = serve_options(server)
+    options = replace(serve_options(server), batch_dir=batch_dir, batch_concurrency=batch_concurrency)
     model = ModelOptions(tool_parser, reasoning_parser, generation_config == "auto")
     if triton is None:
         run(embedded_backend(Path(engine or ""), served_model_name, max_queue, server, model), options)

@@ -10,25 +10,28 @@ import re
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
 import msgspec
 
-from ingot.client.backend import SWITCHES, Health, ModelCard
+from ingot.client.backend import SWITCHES, Health, ModelCard, whole_vector
+from ingot.client.bounds import check_length, too_slow
 from ingot.client.inbox import MAX_PENDING_CHUNKS, Inbox
 from ingot.client.metrics import Metrics, Stopwatch
 from ingot.client.openai.tool_parsers import guess_notation
-from ingot.errors import DeadlineError, IngotError, QueueFullError, RequestError, UnavailableError, UnknownModelError
+from ingot.errors import IngotError, QueueFullError, RequestError, UnavailableError, UnknownModelError
 from ingot.manifest import FILE_NAME, Manifest, read_manifest
+from ingot.runtime.embed_stream import EmbedStream
 from ingot.runtime.generation_config import sampling_defaults
 from ingot.runtime.messages import Abort, FromExecutor, RequestFailed, TokenChunk
-from ingot.runtime.request import Chunk, GenerateRequest, Prompt
-from ingot.runtime.streams import RequestStream, as_error
+from ingot.runtime.request import Chunk, EmbedRequest, GenerateRequest, Prompt
+from ingot.runtime.streams import RequestStream, Stream, as_error
 from ingot.runtime.supervisor import Supervisor, SupervisorOptions
 from ingot.runtime.text import Tokenizer
+from ingot.runtime.validate import check_task
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +63,7 @@ class Flight:
     sequences: int
     inbox: Inbox
     stopwatch: Stopwatch
-    stream: RequestStream | None = None  # set when its prompt is encoded
+    stream: Stream | None = None  # set when its prompt is encoded
 
 
 class EmbeddedBackend:
@@ -126,11 +129,17 @@ class EmbeddedBackend:
         self._ready_tokenizer()
         return self._cards
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
-        self._admit(request)
-        flight = Flight(
-            request.request_id, request.params.n, Inbox(self._options.max_pending_chunks), Stopwatch(self._metrics)
-        )
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+        return self._fly(request, request.params.n)
+
+    async def embed(self, request: EmbedRequest) -> Chunk:
+        async with aclosing(self._fly(request, 1)) as chunks:
+            return whole_vector(await anext(chunks))
+
+    async def _fly(self, request: GenerateRequest | EmbedRequest, sequences: int) -> AsyncGenerator[Chunk, None]:
+        self._admit(request, sequences)
+        inbox = Inbox(self._options.max_pending_chunks)
+        flight = Flight(request.request_id, sequences, inbox, Stopwatch(self._metrics))
         self._flights[request.request_id] = flight
         seconds = self._options.request_seconds
         deadline = asyncio.get_running_loop().call_later(seconds, flight.inbox.fail, too_slow(seconds))
@@ -164,7 +173,7 @@ class EmbeddedBackend:
     async def metrics(self) -> bytes:
         return self._metrics.text()
 
-    def _admit(self, request: GenerateRequest) -> None:
+    def _admit(self, request: GenerateRequest | EmbedRequest, sequences: int) -> None:
         self._check_name(request.model)
         if self._draining:
             raise UnavailableError("The server is stopping.", mend="Send the request to another, or again later.")
@@ -173,15 +182,14 @@ class EmbeddedBackend:
         if request.request_id in self._flights:
             raise RequestError("A request with this id is running.", mend="Use an id once.", param="request_id")
         room = self._manifest.limits.max_num_seqs + self._options.max_queue
-        asked = sum(flight.sequences for flight in self._flights.values()) + request.params.n
+        asked = sum(flight.sequences for flight in self._flights.values()) + sequences
         if asked > room:
             raise QueueFullError(
                 f"The queue is full: {room} sequences run or wait.", mend="Try again when some have ended."
             )
 
-    async def _open(self, request: GenerateRequest) -> RequestStream:
-        tokenizer, limits = self._ready_tokenizer(), self._manifest.limits
-        stream = await self._beside_the_loop(request.prompt, RequestStream, request, tokenizer, limits)
+    async def _open(self, request: GenerateRequest | EmbedRequest) -> Stream:
+        stream = await self._beside_the_loop(request.prompt, self._stream, request, self._ready_tokenizer())
         check_length(stream.token_request.token_ids, self._options.max_prompt_tokens)
         return stream
 
@@ -192,6 +200,12 @@ class EmbeddedBackend:
         if len(prompt.text or "") > LONG_PROMPT_CHARS:
             return await asyncio.to_thread(work, *words)
         return work(*words)
+
+    def _stream(self, request: GenerateRequest | EmbedRequest, tokenizer: Tokenizer) -> Stream:
+        if isinstance(request, EmbedRequest):
+            return EmbedStream(request, tokenizer, self._manifest)
+        check_task(self._manifest, "generate")
+        return RequestStream(request, tokenizer, self._manifest.limits)
 
     def _take(self, messages: Sequence[FromExecutor]) -> None:
         """All that one step gave, to the requests it belongs to. Chunks of requests that are gone fall away."""
@@ -205,7 +219,7 @@ class EmbeddedBackend:
                 if flight is not None:
                     flight.inbox.fail(as_error(message))
 
-    def _deliver(self, flight: Flight, stream: RequestStream, tokens: TokenChunk) -> None:
+    def _deliver(self, flight: Flight, stream: Stream, tokens: TokenChunk) -> None:
         try:
             chunks, aborts = stream.feed(tokens)
         except Exception:
@@ -261,20 +275,6 @@ def load_tokenizer(engine: Path) -> Tokenizer:
     return tokenizer
 
 
-def too_slow(seconds: float) -> DeadlineError:
-    return DeadlineError(f"The answer took more than {seconds:g} s.", mend="Ask for fewer tokens.")
-
-
-def check_length(token_ids: list[int], limit: int | None) -> None:
-    """Raises RequestError for a prompt beyond what this server takes, which may be less than its engine holds."""
-    if limit is not None and len(token_ids) > limit:
-        raise RequestError(
-            f"The prompt has {len(token_ids)} tokens; this server takes {limit}.",
-            param="prompt",
-            mend="Shorten the prompt.",
-        )
-
-
 def model_card(engine: Path, manifest: Manifest, name: str, vocab_size: int) -> ModelCard:
     return ModelCard(
         name=name,
@@ -283,5 +283,7 @@ def model_card(engine: Path, manifest: Manifest, name: str, vocab_size: int) -> 
         vocab_size=vocab_size,
         target=manifest.target,
         quant=str(manifest.recipe.get("quant", "none")),
+        tasks=manifest.tasks,
+        embedding=manifest.embedding,
         fingerprint=hashlib.sha256((engine / FILE_NAME).read_bytes()).hexdigest()[:12],
     )

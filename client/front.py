@@ -17,7 +17,7 @@ from ingot.client.tracing import Tracing, open_tracing
 from ingot.errors import RequestError
 from ingot.runtime.grammars.check import MAX_CHARS, MAX_DEPTH, check_grammar
 from ingot.runtime.logs import FIELDS
-from ingot.runtime.request import Chunk, GenerateRequest, Prompt
+from ingot.runtime.request import Chunk, EmbedRequest, GenerateRequest, Prompt
 from ingot.runtime.validate import MAX_LOGPROBS, MAX_N, MAX_STOPS
 
 TRACE_CONTEXT: ContextVar[dict[str, str]] = ContextVar("trace context", default={})  # noqa: B039 - always set anew
@@ -73,6 +73,9 @@ class Front:
         check_request(request, self._options.limits)
         chunks = self._backend.generate(request)
         return chunks if self._tracing is None else self._tracing.follow(request, chunks, TRACE_CONTEXT.get())
+
+    async def embed(self, request: EmbedRequest) -> Chunk:
+        return await self._backend.embed(request)
 
     async def tokenize(self, model: str, prompt: Prompt) -> list[int]:
         return await self._backend.tokenize(model, prompt)

@@ -19,7 +19,7 @@ from ingot.errors import (
     UnavailableError,
     UnknownModelError,
 )
-from ingot.runtime.calls import AbortCall, Call, Generate, Reply, error_from_text
+from ingot.runtime.calls import AbortCall, Call, Embed, Generate, Reply, error_from_text
 from ingot.runtime.params import SamplingParams
 from ingot.runtime.request import GenerateRequest, Prompt
 
@@ -115,7 +115,7 @@ def no_request() -> Any:
 
 
 def call_id(call: Call) -> str:
-    return call.request.request_id if isinstance(call, Generate) else uuid.uuid4().hex
+    return call.request.request_id if isinstance(call, Generate | Embed) else uuid.uuid4().hex
 
 
 def abort_request(model: str, version: str, request_id: str) -> Any:

@@ -195,7 +195,7 @@ class Link:
         silent = [
             exchange
             for exchange, _ in self._open.values()
-            if (exchange.model, exchange.version) == (model, version) and exchange.heard_at < since
+            if (exchange.model, self._version_of(exchange)) == (model, version) and exchange.heard_at < since
         ]
         for exchange in silent:
             exchange.fail(death)

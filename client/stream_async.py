@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Self
 
+from ingot.client.breaker import Breaker
 from ingot.client.exchange import Exchange
 from ingot.client.grpc_wire import ClientOptions
 from ingot.client.link import Link
 from ingot.client.retries import Retries
-from ingot.errors import IngotError
+from ingot.errors import ExecutorDiedError, IngotError
 from ingot.runtime.calls import Call, Reply
 from ingot.runtime.request import Chunk
 
@@ -24,6 +25,7 @@ class AsyncStream:
     def __init__(
         self,
         link_for: Callable[[Exchange], Link],
+        breaker: Breaker,
         options: ClientOptions,
         model: str,
         version: str,
@@ -32,10 +34,14 @@ class AsyncStream:
         *,
         watched: bool,
     ) -> None:
+        """One that is not `watched` is a probe: neither its silence nor a known death keeps it from asking."""
         self._link_for = link_for
+        self._breaker = breaker
+        self._watched = watched
+        self._key = (model, version)
         deadline = time.monotonic() + timeout
         self._retries = Retries(options, deadline)
-        self._make_exchange = lambda: Exchange(
+        self._make_exchange: Callable[[], Exchange] = lambda: Exchange(
             model, version, call, deadline=deadline, options=options, watched=watched
         )
         self._exchange: Exchange | None = None
@@ -92,6 +98,8 @@ class AsyncStream:
 
     def hear(self, replies: list[Reply]) -> None:
         """The link's: what has come."""
+        if not self._produced:
+            self._breaker.answered(self._key)
         self._produced = True
         self._replies.extend(replies)
         self._arrived.set()
@@ -99,6 +107,11 @@ class AsyncStream:
     def end(self, error: IngotError | None) -> None:
         """The link's: an attempt is over."""
         self._link = None
+        if isinstance(error, ExecutorDiedError):
+            self._breaker.died(self._key, error)
+        self._go_on(error)
+
+    def _go_on(self, error: IngotError | None) -> None:
         pause = None if error is None or self._produced or self._cancelled else self._retries.pause(error)
         if pause is None:
             self._finish(error)
@@ -110,6 +123,9 @@ class AsyncStream:
         self._exchange = self._make_exchange()
         if self._cancelled:
             self._finish(None)
+            return
+        if self._watched and (death := self._breaker.refusal(self._key)) is not None:
+            self._go_on(death)
             return
         self._link = self._link_for(self._exchange)
         self._link.open(self._exchange, self)

@@ -38,7 +38,7 @@ class Stream:
         self._pulse = pulse
         self._deadline = time.monotonic() + timeout
         self._retries = Retries(options, self._deadline)
-        self._make_exchange = lambda: Exchange(
+        self._make_exchange: Callable[[], Exchange] = lambda: Exchange(
             model, version, call, deadline=self._deadline, options=options, watched=pulse is not None
         )
         self._exchange: Exchange | None = None

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from ingot.client.backend import Health, ModelCard
+from ingot.client.backend import Health, ModelCard, whole_vector
 from ingot.client.grpc_async import AsyncClient
 from ingot.client.grpc_wire import ClientOptions
 from ingot.client.metrics import Metrics, Stopwatch, text_of
@@ -23,7 +23,7 @@ from ingot.client.stream_async import AsyncStream
 from ingot.errors import ExecutorDiedError, IngotError, RequestError, UnavailableError, UnknownModelError
 from ingot.runtime.calls import Description
 from ingot.runtime.messages import Stats
-from ingot.runtime.request import Chunk, GenerateRequest, Prompt
+from ingot.runtime.request import Chunk, EmbedRequest, GenerateRequest, Prompt
 
 LOOK_SECONDS = 1.0  # between two looks at every model
 ABORT_SECONDS = 1.0  # for aborted requests to end when the server stops
@@ -108,9 +108,7 @@ class TritonBackend:
         ]
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
-        model, version = self._admit(request.model)
-        if request.request_id in self._flights:
-            raise RequestError("A request with this id is running.", mend="Use an id once.", param="request_id")
+        model, version = self._admit_new(request)
         # Of its own id: another front end may use the same one.
         sent = msgspec.structs.replace(request, model=model, request_id=uuid.uuid4().hex)
         stopwatch = Stopwatch(self._metrics_of(request.model))
@@ -130,6 +128,21 @@ class TritonBackend:
             raise
         finally:
             del self._flights[request.request_id]
+
+    async def embed(self, request: EmbedRequest) -> Chunk:
+        model, version = self._admit_new(request)
+        sent = msgspec.structs.replace(request, model=model, request_id=uuid.uuid4().hex)
+        stopwatch = Stopwatch(self._metrics_of(request.model))
+        stream = self._ready_client().open(sent, version=version)
+        self._flights[request.request_id] = stream
+        try:
+            async with stream:
+                stopwatch.sent()
+                (chunk,) = [chunk async for chunk in stream]  # to its end: a stream that is left early is aborted
+        finally:
+            del self._flights[request.request_id]
+        stopwatch.take(chunk)
+        return whole_vector(chunk)
 
     async def tokenize(self, model: str, prompt: Prompt) -> list[int]:
         name, version = self._admit(model)
@@ -192,6 +205,11 @@ class TritonBackend:
         except IngotError as error:
             return error
 
+    def _admit_new(self, request: GenerateRequest | EmbedRequest) -> tuple[str, str]:
+        if request.request_id in self._flights:
+            raise RequestError("A request with this id is running.", mend="Use an id once.", param="request_id")
+        return self._admit(request.model)
+
     def _admit(self, name: str) -> tuple[str, str]:
         if self._draining:
             raise UnavailableError("The server is stopping.", mend="Send the request to another, or again later.")
@@ -230,4 +248,6 @@ def card_of(name: str, description: Description) -> ModelCard:
         target=manifest.target,
         quant=str(manifest.recipe.get("quant", "none")),
         fingerprint=description.fingerprint,
+        tasks=manifest.tasks,
+        embedding=manifest.embedding,
     )

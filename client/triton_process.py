@@ -39,6 +39,22 @@ def free_ports(count: int) -> tuple[int, ...]:
         return tuple(int(probe.getsockname()[1]) for probe in probes)
 
 
+def children_of(pid: int) -> list[int]:
+    found: list[int] = []
+    with suppress(OSError):  # it may end meanwhile
+        for path in Path(f"/proc/{pid}/task").glob("*/children"):
+            found += map(int, path.read_text().split())
+    return found
+
+
+def command_line(pid: int) -> str:
+    """Empty for a process that has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return ""
+
+
 def sweep_regions() -> None:
     """Removes the shared memory of servers whose keeper was killed and could not do it."""
     for path in Path("/dev/shm").glob(f"{REGIONS}*_*"):
@@ -79,8 +95,12 @@ class TritonServer:
         """Of tritonserver itself, which its guard has started."""
         if self._process is None:
             return None
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
-        return next(map(int, children.read_text().split()), None) if children.exists() else None
+        return next(iter(children_of(self._process.pid)), None)
+
+    def hosts(self, model: str, version: str) -> bool:
+        """Whether a process of that version lives."""
+        program = f"/{model}/{version}/model.py"
+        return any(program in command_line(pid) for pid in children_of(self.pid)) if self.pid else False
 
     def start(self) -> None:
         """Returns when the server is live. Raises DependencyError where there is no Triton, UnavailableError where it
@@ -102,8 +122,8 @@ class TritonServer:
             raise
 
     def restart(self) -> None:
-        """Starts a server that ended, or was about to. Raises as start()."""
-        self.stop()
+        """Starts afresh a server that ended or serves nobody: what is left of it is not waited for. Raises as start()."""
+        self.stop(wait=False)
         self.start()
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
@@ -159,14 +179,15 @@ class TritonServer:
         with urllib.request.urlopen(url, timeout=5) as reply:
             return str(reply.read().decode())
 
-    def stop(self) -> None:
+    def stop(self, *, wait: bool = True) -> None:
         """Asks, waits, kills; whatever happened, no process and no shared memory of this server is left."""
         process = self._process
         if process is None:
             return
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=EXIT_SECONDS + 2)
+        if wait:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=EXIT_SECONDS + 2)
         if process.stdin is not None:
             process.stdin.close()  # the guard kills what is left
         process.wait()

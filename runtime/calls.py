@@ -12,13 +12,19 @@ from ingot.errors import IngotError, RequestError
 from ingot.manifest import Manifest
 from ingot.runtime.messages import Stats
 from ingot.runtime.params import SamplingParams
-from ingot.runtime.request import Chunk, GenerateRequest, Prompt
+from ingot.runtime.request import Chunk, EmbedRequest, GenerateRequest, Prompt
 
 
 class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate", forbid_unknown_fields=True):
     request: GenerateRequest
     stream: bool = True  # False: one reply with every chunk
     link: str | None = None  # requests of one link share replies: each carries `parts` of all that have something new
+
+
+class Embed(msgspec.Struct, frozen=True, kw_only=True, tag="embed", forbid_unknown_fields=True):
+    """One reply: the chunk with the vector, which JSON carries in base64."""
+
+    request: EmbedRequest
 
 
 class AbortCall(msgspec.Struct, frozen=True, kw_only=True, tag="abort", forbid_unknown_fields=True):
@@ -39,7 +45,7 @@ class Describe(msgspec.Struct, frozen=True, kw_only=True, tag="describe", forbid
     pass
 
 
-Call = Generate | AbortCall | Tokenize | Detokenize | Describe
+Call = Generate | Embed | AbortCall | Tokenize | Detokenize | Describe
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,13 +19,25 @@ import msgspec
 
 from ingot.errors import ExecutorDiedError, IngotError, UnavailableError
 from ingot.manifest import Manifest, read_manifest
-from ingot.runtime.calls import AbortCall, Call, Describe, Description, Detokenize, Generate, Reply, Tokenize
+from ingot.runtime.calls import (
+    AbortCall,
+    Call,
+    Describe,
+    Description,
+    Detokenize,
+    Embed,
+    Generate,
+    Reply,
+    Tokenize,
+)
+from ingot.runtime.embed_stream import EmbedStream
 from ingot.runtime.generation_config import sampling_defaults
 from ingot.runtime.messages import Abort, Stats, TokenRequest
 from ingot.runtime.replies import Caller, Outcome, Replies, Timing
 from ingot.runtime.request import Prompt
-from ingot.runtime.streams import RequestStream
+from ingot.runtime.streams import RequestStream, Stream
 from ingot.runtime.text import Tokenizer
+from ingot.runtime.validate import check_task
 from ingot.runtime.worker import DEFAULT_LOADER, StepLoop, load_from
 
 TICK_SECONDS = 1.0  # between two reports of the executor's counters
@@ -80,7 +92,7 @@ class Host:
         if self._replies.ended is not None:
             raise self._replies.ended
         match call:
-            case Generate():
+            case Generate() | Embed():
                 self._replies.open(call, caller, self._stream)
                 return
             case AbortCall():
@@ -108,7 +120,10 @@ class Host:
         for thread in self._threads:
             thread.join(JOIN_SECONDS)
 
-    def _stream(self, call: Generate) -> RequestStream:
+    def _stream(self, call: Generate | Embed) -> Stream:
+        if isinstance(call, Embed):
+            return EmbedStream(call.request, self._tokenizer, self._manifest)
+        check_task(self._manifest, "generate")
         return RequestStream(call.request, self._tokenizer, self._manifest.limits)
 
     def _run(self) -> None:

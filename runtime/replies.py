@@ -19,10 +19,10 @@ from typing import Protocol
 import msgspec
 
 from ingot.errors import IngotError, QueueFullError
-from ingot.runtime.calls import Generate, Part, Reply
+from ingot.runtime.calls import Embed, Generate, Part, Reply
 from ingot.runtime.messages import Abort, RequestFailed, TokenChunk, TokenRequest
 from ingot.runtime.request import Chunk
-from ingot.runtime.streams import RequestStream, as_error
+from ingot.runtime.streams import Stream, as_error
 
 POLL_SECONDS = 0.05  # how often callers that get no tokens are asked whether they still want any
 
@@ -55,7 +55,7 @@ class OpenRequest:
 
     own_id: str
     caller_id: str
-    stream: RequestStream
+    stream: Stream
     caller: Caller
     streaming: bool
     sequences: int
@@ -80,13 +80,16 @@ class Replies:
         self._ended: IngotError | None = None
         self._polled = 0.0
 
-    def open(self, call: Generate, caller: Caller, make_stream: Callable[[Generate], RequestStream]) -> None:
+    def open(self, call: Generate | Embed, caller: Caller, make_stream: Callable[[Generate | Embed], Stream]) -> None:
         """Registers a request, then hands it to the executor. Raises what makes it impossible; then nothing follows."""
         own_id = uuid.uuid4().hex  # a caller's id may come twice
         request = msgspec.structs.replace(call.request, request_id=own_id)
         stream = make_stream(msgspec.structs.replace(call, request=request))
+        streaming = isinstance(call, Generate) and call.stream
+        link = call.link if isinstance(call, Generate) else None
+        sequences = stream.token_request.params.n
         entry = OpenRequest(
-            own_id, call.request.request_id, stream, caller, call.stream, request.params.n, time.monotonic(), call.link
+            own_id, call.request.request_id, stream, caller, streaming, sequences, time.monotonic(), link
         )
         with self._lock:
             if self._ended is not None:

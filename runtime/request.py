@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -30,6 +30,17 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     prompt: Prompt
     params: SamplingParams = SamplingParams()
     cache_salt: str | None = None  # requests share cached prefixes only within one salt
+    priority: int = 0  # smaller runs sooner
+
+
+class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A text whose vector is wanted. It is given as pooled: no scaling, all dimensions."""
+
+    request_id: str
+    model: str
+    prompt: Prompt
+    pooling: str | None = None  # mean | last | cls; None: the engine's own
+    truncate: Literal["left", "right"] | None = None  # the side that a text too long loses; None: it is refused
     priority: int = 0  # smaller runs sooner
 
 
@@ -61,3 +72,4 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     stop_reason: str | int | None = None  # the stop string or token id that ended it
     usage: Usage | None = None  # on the sequence's last chunk
     queue_seconds: float | None = None  # on its first: from the executor's taking the request to the first step for it
+    vector: bytes | None = None  # of an EmbedRequest's one chunk: float32, little-endian

@@ -84,13 +84,9 @@ class Scheduler:
         self._sweep()
         return [
             TokenChunk(
-                request_id=request_id,
-                index=seq.index,
-                token_ids=[],
-                finish_reason="abort",
-                cached_tokens=seq.cached_tokens,
+                request_id=request_id, index=o.index, token_ids=[], finish_reason="abort", cached_tokens=o.cached_tokens
             )
-            for seq in aborted
+            for o in aborted
         ]
 
     def has(self, request_id: str) -> bool:
@@ -184,7 +180,8 @@ class Scheduler:
             seq.row = heappop(self._free_rows)
             outputs = seq.tokens[seq.num_prompt :]
             prompt = seq.request.token_ids
-            plan.arrivals.append(Arrival(seq.row, seq.seq_id, seq.params, seq.seed, prompt, outputs, seq.constraint))
+            known = seq.row, seq.seq_id, seq.params, seq.seed, prompt, outputs
+            plan.arrivals.append(Arrival(*known, seq.constraint, seq.request.pooling))
             part = self._read(seq, budget)
             plan.slices.append(part)
             launched.append(seq)
@@ -210,7 +207,7 @@ class Scheduler:
                         request_id=seq.request_id, index=seq.index, token_ids=[token], cached_tokens=seq.cached_tokens
                     )
                 )
-            elif (chunk := self._settle_one(seq, part, token, logprob, prompt_logprobs)) is not None:
+            elif (chunk := self._settle_one(seq, part, token, logprob, prompt_logprobs, result.vectors)) is not None:
                 chunks.append(chunk)
         self._generation_tokens += len(chunks)
         self._sweep()
@@ -223,6 +220,7 @@ class Scheduler:
         token: int,
         logprob: TokenLogprobs | None,
         prompt_logprobs: list[TokenLogprobs] | None,
+        vectors: dict[int, bytes],
     ) -> TokenChunk | None:
         """Settles a slice after which there may be more to do than to hand out a token. None where it gives no token."""
         if seq.status is Status.FINISHED:
@@ -235,6 +233,8 @@ class Scheduler:
                 self._queue.release_followers(seq)
         if not part.samples:
             return None
+        if seq.request.pooling is not None:
+            return self._settle_pooled(seq, vectors[seq.seq_id])
         seq.tokens.append(token)
         reason = stop_reason = None
         if token in seq.stop_token_ids:
@@ -258,6 +258,19 @@ class Scheduler:
             stop_reason=stop_reason,
             cached_tokens=seq.cached_tokens,
             queue_seconds=seq.queue_seconds if is_first else None,
+        )
+
+    def _settle_pooled(self, seq: Sequence, vector: bytes) -> TokenChunk:
+        """Ends a request whose prompt has been read: its vector is all that it wanted."""
+        self._finish(seq)
+        self._generation_tokens -= 1  # settle counts its chunk as a token
+        return TokenChunk(
+            request_id=seq.request_id,
+            index=seq.index,
+            token_ids=[],
+            finish_reason="stop",
+            cached_tokens=seq.cached_tokens,
+            vector=vector,
         )
 
     # -- ways to leave

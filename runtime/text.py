@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tokenizers
 
@@ -73,13 +73,19 @@ class Tokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Raises RequestError for text that is not Unicode (lone surrogates)."""
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise RequestError(
-                f"The prompt is not valid Unicode at character {error.start}.", param="prompt", mend="Send valid UTF-8."
-            ) from error
+        check_unicode(text)
         return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def encode_cut(self, text: str, most: int, *, side: Literal["left", "right"]) -> list[int]:
+        """At most `most` tokens, special ones included: what is too much is left out on that side of the text."""
+        # Characters that cannot matter are cut first, for nobody should pay for tokens that are thrown away.
+        longest = most * self._longest_token
+        text = text[-longest:] if side == "left" else text[:longest]
+        check_unicode(text)
+        room = max(0, most - self._backend.num_special_tokens_to_add(False))
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        encoding.truncate(room, direction=side)
+        return list(self._backend.post_process(encoding, add_special_tokens=True).ids)
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         return str(self._backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
@@ -139,6 +145,16 @@ class Tokenizer:
             skip = self._special if skip_special_tokens else frozenset()
             return BytesDecoder(self.token_bytes, prompt, skip=skip, strip=self._spelling.strip)
         return WindowDecoder(lambda ids: self.decode(ids, skip_special_tokens=skip_special_tokens), prompt)
+
+
+def check_unicode(text: str) -> None:
+    """Raises RequestError for lone surrogates, which JSON can spell."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"The prompt is not valid Unicode at character {error.start}.", param="prompt", mend="Send valid UTF-8."
+        ) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

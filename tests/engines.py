@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.fakes import FakeProgram, FakeTicket
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from ingot.manifest import FORMAT_VERSION, Limits, Manifest, read_manifest, record_files
+from ingot.manifest import FORMAT_VERSION, Embedding, Limits, Manifest, read_manifest, record_files
 from ingot.runtime.executor import Executor
 from ingot.runtime.plan import StepPlan
 from ingot.runtime.text import Tokenizer as EngineTokenizer
@@ -79,6 +79,8 @@ def write_engine(
         files=record_files(folder),
         rebuild="ingot build MODEL -o DIR",
         built_at="2026-01-02T03:04:05Z",
+        tasks=("generate", "embed"),
+        embedding=Embedding(size=3, pooling="last", normalize=True),
     ).write(folder)
     return folder
 

@@ -15,9 +15,10 @@ TENSORRT_LEAST_SM = 80
 TENSORRT_SCHEMES = {Scheme.FP8: 89, Scheme.NVFP4: 100}
 
 
-def check_rtx(schemes: set[Scheme], sms: Sequence[int]) -> None:
+def check_rtx(schemes: set[Scheme], sms: Sequence[int], *, kv_dtype: str = "") -> None:
     """Refuses before anything is built what TensorRT-RTX would refuse after."""
     check_packages("tensorrt-rtx")
+    check_kv(kv_dtype, sms)
     for sm in sms:
         if sm not in SMS:
             raise RecipeError(
@@ -34,9 +35,10 @@ def check_rtx(schemes: set[Scheme], sms: Sequence[int]) -> None:
             )
 
 
-def check_tensorrt(schemes: set[Scheme], sms: Sequence[int], here: int | None) -> None:
+def check_tensorrt(schemes: set[Scheme], sms: Sequence[int], here: int | None, *, kv_dtype: str = "") -> None:
     """As check_rtx, for TensorRT, which builds for the GPU it runs on: `here` is its SM, None where there is none."""
     check_packages("tensorrt")
+    check_kv(kv_dtype, [] if here is None else [here])
     if here is None:
         raise DependencyError(
             "TensorRT builds for the GPU it runs on, and PyTorch sees no NVIDIA GPU here.",
@@ -57,6 +59,15 @@ def check_tensorrt(schemes: set[Scheme], sms: Sequence[int], here: int | None) -
         raise RecipeError(
             f"The attention kernels need SM {TENSORRT_LEAST_SM / 10} or newer; this GPU is SM {here / 10}.",
             mend="Use --target cpu.",
+        )
+
+
+def check_kv(kv_dtype: str, sms: Sequence[int]) -> None:
+    """Older GPUs do not convert e4m3, so the attention kernels cannot read it."""
+    if kv_dtype == "float8_e4m3fn" and sms and min(sms) < LEAST_SM[Scheme.FP8]:
+        raise RecipeError(
+            f"An fp8 KV cache needs SM {LEAST_SM[Scheme.FP8] / 10} or newer; SM {min(sms) / 10} is asked for.",
+            mend=f"Use --kv auto, or leave {min(sms)} out of --sm.",
         )
 
 

@@ -13,10 +13,14 @@ from starlette.responses import Response
 from ingot import __version__
 from ingot.client.anthropic.routes import add_anthropic_routes
 from ingot.client.backend import Backend, ModelCard, find_model
+from ingot.client.batches.files_routes import add_file_routes
+from ingot.client.batches.routes import add_batch_routes
+from ingot.client.batches.service import BatchService
 from ingot.client.ollama.routes import add_ollama_routes
 from ingot.client.openai import errors
 from ingot.client.openai.body import read_body
 from ingot.client.openai.convert import chat_to_ours, completion_to_ours, tokenize_to_prompt
+from ingot.client.openai.embeddings_routes import add_embedding_routes
 from ingot.client.openai.gate import Gate, GateOptions
 from ingot.client.openai.refusals import REFUSED_CHAT, REFUSED_COMPLETIONS
 from ingot.client.openai.replies import CompletionAsk, chat_body, completion_choice, sum_usage
@@ -29,23 +33,28 @@ from ingot.client.openai.streaming import collect, event_stream, merge, number_z
 from ingot.client.openai.tools import reading_of
 from ingot.client.openapi import describe_truly
 from ingot.client.page.routes import add_page_routes
+from ingot.client.tei.routes import add_tei_routes
 from ingot.client.tgi.routes import add_tgi_routes
 from ingot.runtime.request import GenerateRequest
 
 
-def create_app(backend: Backend, options: GateOptions | None = None) -> FastAPI:
-    """The server's app over a backend that somebody else starts and stops."""
+def create_app(backend: Backend, options: GateOptions | None = None, batches: BatchService | None = None) -> FastAPI:
+    """The server's app over a backend, and a service of batches, that somebody else starts and stops."""
     app = FastAPI(title="ingot", version=__version__)
     errors.install(app)
     app.add_middleware(Gate, options=options or GateOptions())
     add_model_routes(app, backend)
     add_generation_routes(app, backend)
+    add_embedding_routes(app, backend)
     add_token_routes(app, backend)
     add_service_routes(app, backend)
     add_responses_routes(app, backend)
     add_anthropic_routes(app, backend)
     add_tgi_routes(app, backend)
+    add_tei_routes(app, backend)
     add_ollama_routes(app, backend)
+    add_file_routes(app, batches)
+    add_batch_routes(app, batches)
     add_page_routes(app, backend)
     describe_truly(app)
     return app
@@ -187,6 +196,7 @@ def model_body(card: ModelCard) -> dict[str, Any]:
         "max_model_len": card.max_model_len,
         "target": card.target,
         "quant": card.quant,
+        "tasks": card.tasks,
     }
 
 

@@ -8,9 +8,11 @@ from typing import Any
 import msgspec
 
 from ingot.client.backend import ModelCard
-from ingot.client.openai.refusals import REFUSED_CHAT, REFUSED_COMPLETIONS
+from ingot.client.batches.schema import BatchRequest
+from ingot.client.openai.refusals import REFUSED_CHAT, REFUSED_COMPLETIONS, Refusal
 from ingot.client.openai.schema_chat import ChatRequest, Message
 from ingot.client.openai.schema_completions import CompletionRequest, TokenizeRequest
+from ingot.client.openai.schema_embeddings import EmbeddingsRequest
 from ingot.client.openai.schema_sampling import SamplingFields
 from ingot.client.openai.structured import grammar_of
 from ingot.client.openai.thinking import thinking_args
@@ -20,12 +22,22 @@ from ingot.runtime.params import SamplingParams
 from ingot.runtime.request import GenerateRequest, Prompt
 
 # Every field of the official client's types is in one of the two.
-USED = {"chat": frozenset(ChatRequest.model_fields), "completions": frozenset(CompletionRequest.model_fields)}
-REFUSED = {"chat": REFUSED_CHAT, "completions": REFUSED_COMPLETIONS}
+USED = {
+    "chat": frozenset(ChatRequest.model_fields),
+    "completions": frozenset(CompletionRequest.model_fields),
+    "embeddings": frozenset(EmbeddingsRequest.model_fields),
+    "batches": frozenset(BatchRequest.model_fields),
+}
+REFUSED: dict[str, dict[str, Refusal]] = {
+    "chat": REFUSED_CHAT,
+    "completions": REFUSED_COMPLETIONS,
+    "embeddings": {},
+    "batches": {},
+}
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's, for completions only
 TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,8}")
-NOT_FOR_TEMPLATE = {"annotations": True, "tool_calls": {"__all__": {"index"}}}
+NOT_FOR_TEMPLATE: Any = {"annotations": True, "tool_calls": {"__all__": {"index"}}}
 SAME_NAME = [
     "temperature",
     "top_p",

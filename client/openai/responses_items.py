@@ -59,7 +59,7 @@ def text_of(content: Text) -> str:
 
 
 def turn_of_answer(output: list[dict[str, Any]]) -> Turn:
-    """An answer's items as the turn that a next answer goes on from."""
+    """An answer's items as the turn that a next answer goes on from: a call that was cut short was none."""
     turn: Turn = {"role": "assistant", "content": ""}
     for item in output:
         match item["type"]:
@@ -67,7 +67,7 @@ def turn_of_answer(output: list[dict[str, Any]]) -> Turn:
                 turn["reasoning_content"] = item["content"][0]["text"]
             case "message":
                 turn["content"] += item["content"][0]["text"]
-            case _:
+            case "function_call" if item["status"] == "completed":
                 call = {"name": item["name"], "arguments": item["arguments"] or "{}"}
                 turn.setdefault("tool_calls", []).append({"id": item["call_id"], "type": "function", "function": call})
     return turn

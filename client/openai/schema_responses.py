@@ -46,6 +46,8 @@ class FunctionCall(BaseModel):
     arguments: str
     id: Label | None = None
     status: Label | None = None
+    namespace: None = None
+    caller: None = None
 
 
 class FunctionCallOutput(BaseModel):

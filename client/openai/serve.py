@@ -19,6 +19,9 @@ import click
 import uvicorn
 
 from ingot.client.backend import Backend, ModelCard
+from ingot.client.batch.senders import AppSender
+from ingot.client.batches.behind import BehindBackend
+from ingot.client.batches.service import CONCURRENCY, BatchService
 from ingot.client.connection import Connection, Patience
 from ingot.client.front import Front, FrontOptions
 from ingot.client.openai.app import create_app
@@ -53,6 +56,8 @@ class ServeOptions:
     patience: Patience = field(default_factory=Patience)
     tls: TlsFiles | None = None
     front: FrontOptions = field(default_factory=FrontOptions)
+    batch_dir: Path | None = None  # of /v1/files and /v1/batches; without one there are none
+    batch_concurrency: int = CONCURRENCY
 
 
 class Server(uvicorn.Server):
@@ -73,20 +78,25 @@ def serve(backend: Backend, options: ServeOptions) -> None:
 
 
 async def serve_until_signal(backend: Backend, options: ServeOptions) -> None:
-    sock = bind(options)  # before the engine loads: a port that is taken is said at once
+    sock = bind(options)  # before the engine loads: a port that is taken is said at once, and so is a folder
+    batches = BatchService(options.batch_dir, concurrency=options.batch_concurrency) if options.batch_dir else None
     signals: asyncio.Queue[None] = asyncio.Queue()
     for name in SIGNALS:
         asyncio.get_running_loop().add_signal_handler(name, signals.put_nowait, None)
     with sock:
         starting = asyncio.create_task(backend.start())
         if await first_of(starting, signals):
-            await run_server(backend, options, sock, signals)
+            await run_server(backend, options, sock, signals, batches)
 
 
 async def run_server(
-    backend: Backend, options: ServeOptions, sock: socket.socket, signals: asyncio.Queue[None]
+    backend: Backend,
+    options: ServeOptions,
+    sock: socket.socket,
+    signals: asyncio.Queue[None],
+    batches: BatchService | None = None,
 ) -> None:
-    server = Server(server_config(backend, options))
+    server = Server(server_config(backend, options, batches))
     serving = asyncio.create_task(server.serve([sock]))
     cards = await backend.models()
     names = ", ".join(card.name for card in cards)
@@ -97,10 +107,14 @@ async def run_server(
     for card in cards:
         if card.sampling:
             announce(sampling_line(card), options)
+    if batches is not None:
+        batches.start(AppSender(create_app(BehindBackend(backend))))
     await asyncio.wait(
         {serving, signal_task := asyncio.create_task(signals.get())}, return_when=asyncio.FIRST_COMPLETED
     )
     signal_task.cancel()
+    if batches is not None:
+        await batches.stop()  # at once: they go on when the server is back
     logger.info("stopping: running requests get %.0f s; a second signal ends them now", options.drain_seconds)
     if not await first_of(asyncio.create_task(backend.stop(options.drain_seconds)), signals):
         await backend.stop(0)
@@ -108,10 +122,10 @@ async def run_server(
     await serving
 
 
-def server_config(backend: Backend, options: ServeOptions) -> uvicorn.Config:
+def server_config(backend: Backend, options: ServeOptions, batches: BatchService | None = None) -> uvicorn.Config:
     tls = options.tls
     return uvicorn.Config(
-        create_app(backend, options.gate),
+        create_app(backend, options.gate, batches),
         http=cast(Any, partial(Connection, patience=options.patience)),  # called, whatever uvicorn's annotation says
         h11_max_incomplete_event_size=options.gate.max_header_bytes,
         log_level=options.log_level,

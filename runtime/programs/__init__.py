@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ingot.errors import EngineError
 from ingot.manifest import Manifest
+from ingot.runtime.encoder_executor import VectorProgram
 from ingot.runtime.plan import Program
 
 TARGETS = ("cpu", "cuda", "tensorrt", "tensorrt-rtx")
@@ -29,3 +30,15 @@ def load_program(engine: Path, manifest: Manifest) -> Program:
         f"{engine} was compiled for target {manifest.target!r}; this ingot runs {', '.join(TARGETS)}.",
         mend="Build it for one of these: ingot build MODEL -o DIR --target cpu.",
     )
+
+
+def load_encoder(engine: Path, manifest: Manifest) -> VectorProgram:
+    """The program of a checked engine that makes vectors alone. Raises EngineError for a target this ingot cannot run."""
+    if manifest.target != "cpu":
+        raise EngineError(
+            f"{engine} is an encoder compiled for target {manifest.target!r}; this ingot runs encoders on cpu.",
+            mend="Build it so: ingot build MODEL -o DIR --target cpu.",
+        )
+    from ingot.runtime.programs.encoder import load_encoder_program
+
+    return load_encoder_program(engine, manifest)

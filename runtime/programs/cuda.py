@@ -15,9 +15,10 @@ from torch import Tensor
 from ingot.errors import EngineError
 from ingot.manifest import Limits, Manifest
 from ingot.network.config import ModelConfig
-from ingot.network.decoder import decoder
+from ingot.network.decoder import decoder, hidden_states
 from ingot.network.ops import Ops
 from ingot.network.weights import Weight
+from ingot.plugins.attention.step import CudaBatch
 from ingot.plugins.cuda_ops import CudaOps, check_supported
 from ingot.plugins.dtypes import torch_dtype
 from ingot.plugins.linear.launch import Choices
@@ -49,8 +50,14 @@ def cuda_program(
             max_position=limits.max_model_len,
         )
         tables = CudaTables(limits, weights["embed"].data.device)
+
+        def open_model(batch: CudaBatch) -> tuple[Tensor, Tensor]:
+            hidden = hidden_states(ops, config, batch)
+            return ops.logits("lm_head", hidden, batch), hidden
+
         forward = CudaForward(
-            config, lambda batch: decoder(ops, config, batch), caches, tables, limits, kv_dtype or dtype, share=memory_share, graphs=graphs
+            config, lambda batch: decoder(ops, config, batch), caches, tables, limits, kv_dtype or dtype, share=memory_share, graphs=graphs,
+            open_model=open_model,
         )  # fmt: skip
     return GpuProgram(config, limits, tables, forward)
 

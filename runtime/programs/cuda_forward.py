@@ -25,14 +25,16 @@ from ingot.runtime.programs.graphs import Captured, ErrorMode, capture
 
 GRAPH_MARGIN = 64 << 20  # what the later, smaller graphs add to the first
 Model = Callable[[CudaBatch], Tensor]  # logits (R, V) in float32; extends the caches it was made with
+OpenModel = Callable[[CudaBatch], tuple[Tensor, Tensor]]  # the same, and the hidden states (T, C) they were made of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampled:
-    """Logits (R, V) and their most likely tokens (R,), still on the GPU."""
+    """Logits (R, V), their most likely tokens (R,) and, of mixed steps of an open model, hidden states (T, C), on the GPU."""
 
     logits: Tensor
     tokens: Tensor
+    hidden: Tensor | None = None
 
 
 class CudaForward:
@@ -41,9 +43,11 @@ class CudaForward:
 
     def __init__(
         self, config: ModelConfig, model: Model, caches: list[Tensor], tables: CudaTables, limits: Limits, kv_dtype: torch.dtype, *,
-        share: float, graphs: bool, error_mode: ErrorMode = "global", most_pages: int | None = None,
+        share: float, graphs: bool, error_mode: ErrorMode = "global", most_pages: int | None = None, open_model: OpenModel | None = None,
     ) -> None:  # fmt: skip
+        """Without `open_model` there are no hidden states, and so no embeddings."""
         self._config, self._model, self._caches, self._tables = config, model, caches, tables
+        self._open_model = open_model
         self._limits, self._kv_dtype, self._error_mode = limits, kv_dtype, error_mode
         self._graphs: dict[int, Captured[Sampled]] = {}  # by rows: each reads the tables' inputs
         self.memory = self._plan_memory(share, graphs, most_pages)
@@ -67,12 +71,16 @@ class CudaForward:
 
     def mixed(self, step: MixedStep) -> Sampled:
         """Logits of step.logit_rows, and tokens of those that sample."""
-        logits = self._model(self._mixed_batch(step))
+        batch, hidden = self._mixed_batch(step), None
+        if self._open_model is None:
+            logits = self._model(batch)
+        else:
+            logits, hidden = self._open_model(batch)
         n = len(step.sampling)
         tokens = self._tables.tokens[:n]
         if n:
             greedy(logits[:n], tokens, self._tables.put(step.sampled_rows), self._tables.last_tokens)
-        return Sampled(logits=logits, tokens=tokens)
+        return Sampled(logits=logits, tokens=tokens, hidden=hidden)
 
     def close(self) -> None:
         self._graphs.clear()

@@ -27,13 +27,16 @@ class CudaTicket:
     sampling: list[int]
     logprobs: list[TokenLogprobs | None]  # by slice, as the next
     prompt_logprobs: list[list[TokenLogprobs] | None]
+    vectors: dict[int, bytes]  # by seq_id
 
     def result(self) -> StepResult:
         self.event.synchronize()
         found = [-1] * len(self.logprobs)
         for i, token in zip(self.sampling, self.tokens.tolist(), strict=True):
             found[i] = token
-        return StepResult(tokens=found, logprobs=self.logprobs, prompt_logprobs=self.prompt_logprobs)
+        return StepResult(
+            tokens=found, logprobs=self.logprobs, prompt_logprobs=self.prompt_logprobs, vectors=self.vectors
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,10 +107,13 @@ class CudaTables:
         sampling: list[int],
         logprobs: list[TokenLogprobs | None],
         prompts: list[list[TokenLogprobs] | None],
+        vectors: dict[int, bytes],
     ) -> CudaTicket:
         """Starts the tokens (R,) of the slices `sampling` on their way to the host."""
         host, event = self._results[self._turn][: len(sampling)], self._events[self._turn]
         self._turn = (self._turn + 1) % RING
         host.copy_(tokens, non_blocking=True)
         event.record()
-        return CudaTicket(event=event, tokens=host, sampling=sampling, logprobs=logprobs, prompt_logprobs=prompts)
+        return CudaTicket(
+            event=event, tokens=host, sampling=sampling, logprobs=logprobs, prompt_logprobs=prompts, vectors=vectors
+        )

@@ -20,6 +20,7 @@ from ingot.runtime.plan import Arrival, Slice, StepPlan, TokenLogprobs
 from ingot.runtime.programs.cuda_forward import CudaForward, Sampled
 from ingot.runtime.programs.cuda_step import is_decode, late_pages, mixed_step, prompt_tile
 from ingot.runtime.programs.cuda_tables import CudaTables, CudaTicket
+from ingot.runtime.programs.pools import Pools
 from ingot.runtime.programs.prompt_scores import PromptScores
 from ingot.runtime.sampler import COLDEST, Sampler
 
@@ -44,6 +45,7 @@ class GpuProgram:
         )
         self._special: set[int] = set()  # rows that want more than the most likely token
         self._scores = PromptScores()
+        self._pools = Pools()
         self._tile = prompt_tile(config)
         self.memory = forward.memory
         self.num_pages = self.memory.num_pages
@@ -62,14 +64,16 @@ class GpuProgram:
             self._sampler.release(row)
             self._special.discard(row)
             self._scores.release(row)
+            self._pools.release(row)
         for arrival in plan.arrivals:
             self._admit(arrival)
         if not plan.slices:
-            return self._tables.send(self._tables.tokens[:0], [], [], [])
+            return self._tables.send(self._tables.tokens[:0], [], [], [], {})
         with torch.inference_mode():
             scored = self._scores.wanted(plan.slices)
             bucket = self._forward.bucket_of(len(plan.slices))
-            if bucket is not None and not scored and is_decode(plan.slices):
+            pooled = self._pools.wanted(plan.slices)  # a graph keeps no hidden states
+            if bucket is not None and not scored and not pooled and is_decode(plan.slices):
                 return self._launch_decode(plan.slices, bucket)
             return self._launch_mixed(plan.slices, scored)
 
@@ -80,23 +84,27 @@ class GpuProgram:
         if len(sampling) < len(slices):
             chosen = torch.tensor(sampling, device=self._tables.device)
             out = Sampled(logits=out.logits[chosen], tokens=out.tokens[chosen])
-        return self._finish(slices, sampling, [], out)
+        return self._finish(slices, sampling, [], out, {})
 
     def _launch_mixed(self, slices: list[Slice], scored: list[tuple[int, int]]) -> CudaTicket:
         self._tables.write_pages(late_pages(slices, inline=False))
         step = mixed_step(slices, scored, self._tile)
-        return self._finish(slices, step.sampling, scored, self._forward.mixed(step))
+        out = self._forward.mixed(step)
+        vectors: dict[int, bytes] = {}
+        if out.hidden is not None and self._pools.wanted(slices):
+            vectors = self._pools.read([slices[i] for i in step.order], step.query_starts.tolist(), out.hidden)
+        return self._finish(slices, step.sampling, scored, out, vectors)
 
     def _finish(
-        self, slices: list[Slice], sampling: list[int], scored: list[tuple[int, int]], out: Sampled
-    ) -> CudaTicket:
+        self, slices: list[Slice], sampling: list[int], scored: list[tuple[int, int]], out: Sampled, vectors: dict[int, bytes]
+    ) -> CudaTicket:  # fmt: skip
         """Samples what the most likely token did not settle, and sends the tokens to the host."""
         tokens = out.tokens
         logprobs: list[TokenLogprobs | None] = [None] * len(slices)
         if self._special and any(slices[i].row in self._special for i in sampling):
             tokens = self._sample(slices, sampling, out.logits[: len(sampling)], logprobs)
         prompts = self._scores.read(slices, scored, out.logits[len(sampling) :])
-        return self._tables.send(tokens, sampling, logprobs, prompts)
+        return self._tables.send(tokens, sampling, logprobs, prompts, vectors)
 
     def _sample(
         self, slices: list[Slice], sampling: list[int], logits: Tensor, logprobs: list[TokenLogprobs | None]
@@ -114,6 +122,7 @@ class GpuProgram:
         self._sampler.admit(arrival)
         self._special.discard(arrival.row)
         self._scores.admit(arrival)
+        self._pools.admit(arrival)
         if not is_plain(arrival.params):
             self._special.add(arrival.row)
 

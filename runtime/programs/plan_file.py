@@ -5,7 +5,7 @@ The same calls serve tensorrt and tensorrt_rtx, whichever module is handed in; d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ingot.errors import EngineError
+from ingot.runtime.programs.jit_cache import JitCache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +47,10 @@ TENSORRT_MODES = Modes(decode=Mode(profile=0), mixed=Mode(profile=1))
 class PlanFile:
     """Runs one plan. Its scratch memory is the caller's (see share_memory). Raises EngineError where the library refuses."""
 
-    def __init__(self, trt: Any, runtime: Any, path: Path, modes: Modes, *, built_by: str, stream: int) -> None:
-        self._name, self._modes = path.name, modes
+    def __init__(
+        self, trt: Any, runtime: Any, path: Path, modes: Modes, *, built_by: str, stream: int, jit: JitCache | None = None
+    ) -> None:  # fmt: skip
+        self._name, self._modes, self._jit = path.name, modes, jit
         self.engine = runtime.deserialize_cuda_engine(path.read_bytes())
         if self.engine is None:
             raise EngineError(
@@ -78,10 +81,12 @@ class PlanFile:
             context.set_input_shape(each, shape)
         return tuple(context.get_tensor_shape(name))
 
-    def capturable(self, stream: int) -> bool:
-        """Whether decode steps may be captured. Only TensorRT-RTX has plans for which that is a question."""
-        asks = self._modes.decode.specialization is not None
-        return not asks or bool(self._contexts[True].is_stream_capturable(stream))
+    def capturable(self, inputs: Iterable[str], stream: int) -> bool:
+        """Whether decode steps may be captured, asked at their largest. TensorRT-RTX alone has plans that may not."""
+        context = self._contexts[True]
+        for name in inputs:
+            context.set_input_shape(name, self.largest(name, decode=True))
+        return bool(context.is_stream_capturable(stream))
 
     def run(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], *, decode: bool, stream: int) -> None:
         """Binds by name and starts. Nothing waits; all tensors are contiguous and stay where they are meanwhile."""
@@ -105,6 +110,8 @@ class PlanFile:
         if mode.specialization is not None:
             strategy = getattr(trt.DynamicShapesKernelSpecializationStrategy, mode.specialization)
             config.dynamic_shapes_kernel_specialization_strategy = strategy
+        if self._jit is not None:
+            self._jit.attach(config)
         context = self.engine.create_execution_context(config)
         if not context.set_optimization_profile_async(mode.profile, stream):
             raise EngineError(

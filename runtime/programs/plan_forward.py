@@ -16,6 +16,7 @@ from torch import Tensor
 from ingot.plans import Segment, read_plans
 from ingot.plugins.attention.memory import DTYPES
 from ingot.plugins.attention.step import CudaBatch
+from ingot.runtime.programs.jit_cache import JitCache
 from ingot.runtime.programs.logit_rows import in_chunks
 from ingot.runtime.programs.plan_file import RTX_MODES, PlanFile, current_stream, shared_memory
 
@@ -25,26 +26,30 @@ Attention = Callable[[int, Tensor, Tensor, Tensor, CudaBatch], Tensor]  # layer,
 class PlanForward:
     """forward(batch) -> logits (R, V) in float32, of an engine built for tensorrt-rtx.
 
-    `trt` is the tensorrt_rtx module. `weights` holds the engine's tensors that plans take as inputs, on `device`. The
-    returned logits are overwritten by the next call. Raises EngineError where the library does not take a plan.
+    `trt` is the tensorrt_rtx module, `jit` where it keeps the kernels it compiles. `weights` holds the engine's tensors that
+    plans take as inputs, on `device`. The returned logits are overwritten by the next call. Raises EngineError where the
+    library does not take a plan.
     """
 
     def __init__(
-        self, trt: Any, engine: Path, *, weights: Mapping[str, Tensor], attention: Attention, device: torch.device
-    ) -> None:
+        self, trt: Any, engine: Path, *, weights: Mapping[str, Tensor], attention: Attention, jit: JitCache, device: torch.device
+    ) -> None:  # fmt: skip
         self._segments = read_plans(engine).segments
         self._attention, self._weights, self._device = attention, weights, device
+        self.jit, self.max_pages = jit, None  # the cache is outside the plans: it may have any number of pages
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
         stream, built_by = current_stream(device), f"TensorRT-RTX {read_plans(engine).library}"
         self._plans = {
-            name: PlanFile(trt, self._runtime, engine / "plan" / name, RTX_MODES, built_by=built_by, stream=stream)
+            name: PlanFile(
+                trt, self._runtime, engine / "plan" / name, RTX_MODES, built_by=built_by, stream=stream, jit=jit
+            )
             for name in dict.fromkeys(segment.plan for segment in self._segments)
         }
         self._scratch = shared_memory(self._plans, device)
         self._buffers = self._allocate()
         self.max_rows, self.max_tokens = self._most("logit_rows"), self._most("token_ids")
         self._rows = torch.arange(self.max_rows, dtype=torch.int32, device=device)
-        self.capturable = all(plan.capturable(stream) for plan in self._plans.values())
+        self.capturable = all(self._plans[each.plan].capturable(each.inputs, stream) for each in self._segments)
 
     def __call__(self, batch: CudaBatch) -> Tensor:
         values = {"token_ids": batch.token_ids, "positions": batch.positions.clamp(min=0)}  # padding stands at -1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,13 @@ from ingot.plugins.dtypes import torch_dtype
 from ingot.runtime.programs.cuda_forward import CudaForward
 from ingot.runtime.programs.cuda_tables import CudaTables
 from ingot.runtime.programs.gpu import GpuProgram
+from ingot.runtime.programs.jit_cache import JitCache
 from ingot.runtime.programs.plan_forward import PlanForward
 from ingot.runtime.programs.tensors import read_tensors
 from ingot.runtime.programs.whole_plan import WholePlan
 from ingot.tensorrt_library import LIBRARIES
+
+logger = logging.getLogger(__name__)
 
 
 def load_plan_program(
@@ -62,12 +66,15 @@ def plan_program(
     limits, kv_dtype, caches = manifest.limits, torch_dtype(manifest.kv_dtype), list[Tensor]()
     tables = CudaTables(limits, device)
     make = segments if manifest.target == "tensorrt-rtx" else whole
-    model = make(trt, engine, manifest, config, caches, device)
+    model: PlanForward | WholePlan = make(trt, engine, manifest, config, caches, device)
     forward = CudaForward(
         config, model, caches, tables, limits, kv_dtype, share=memory_share, error_mode="thread_local",
-        graphs=not isinstance(model, PlanForward) or model.capturable,
-        most_pages=model.max_pages if isinstance(model, WholePlan) else None,
+        graphs=model.capturable, most_pages=model.max_pages,
     )  # fmt: skip
+    if model.jit is not None:
+        model.jit.save()
+    if not model.capturable:
+        logger.warning("TensorRT-RTX says that %s cannot be captured in CUDA graphs: decode steps run without.", engine)
     return GpuProgram(config, limits, tables, forward, stream=stream)
 
 
@@ -80,7 +87,7 @@ def segments(
         config, caches, kv_scales(tensors, config, manifest.kv_dtype), max_seqs=limits.max_num_seqs, dtype=torch_dtype(manifest.dtype),
         max_tokens=limits.max_num_batched_tokens, device=device,
     )  # fmt: skip
-    return PlanForward(trt, engine, weights=tensors, attention=attention, device=device)
+    return PlanForward(trt, engine, weights=tensors, attention=attention, jit=JitCache.of(manifest), device=device)
 
 
 def whole(

@@ -30,6 +30,7 @@ class WholePlan:
         self, trt: Any, engine: Path, caches: list[Tensor], *, launch: Launch, max_seqs: int, max_pages: int, device: torch.device
     ) -> None:  # fmt: skip
         self._caches, self._device = caches, device
+        self.jit, self.capturable = None, True
         self._creator = plugin_creator(trt, launch, device=device.type)  # what TensorRT keeps of it is not its own
         plans = read_plans(engine)
         (segment,) = plans.segments

@@ -69,6 +69,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
                 outgoing.put(message)
 
         for request in whole(requests):
+            if not request.model_name:
+                outgoing.put(message(request.id, error="Request for unknown model: '' is not found"))
+                continue
             call = msgspec.json.decode(request.raw_input_contents[0][4:], type=Call)
             if isinstance(call, AbortCall):
                 self.aborts += 1

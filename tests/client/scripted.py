@@ -33,7 +33,7 @@ class ScriptedBackend(FakeBackend):
         (card,) = await super().models()
         return [
             msgspec.structs.replace(
-                card, tool_parser=self.tool_parser, reasoning_parser=self.reasoning_parser, **self.card
+                card, **{"tool_parser": self.tool_parser, "reasoning_parser": self.reasoning_parser, **self.card}
             )
         ]
 

@@ -11,27 +11,37 @@ from contextlib import contextmanager
 import uvicorn
 
 from ingot.client.backend import Backend
+from ingot.client.batch.senders import AppSender
+from ingot.client.batches.behind import BehindBackend
+from ingot.client.batches.service import BatchService
 from ingot.client.front import Front
+from ingot.client.openai.app import create_app
 from ingot.client.openai.gate import GateOptions
 from ingot.client.openai.serve import ServeOptions, server_config
 
 
 @contextmanager
-def served(backend: Backend, options: GateOptions | ServeOptions | None = None) -> Iterator[str]:
+def served(
+    backend: Backend, options: GateOptions | ServeOptions | None = None, batches: BatchService | None = None
+) -> Iterator[str]:
     """Yields the base URL, without /v1."""
     if not isinstance(options, ServeOptions):
         options = ServeOptions(gate=options or GateOptions(), log_level="warning")
     backend = Front(backend, options.front)
-    config = server_config(backend, options)
+    config = server_config(backend, options, batches)
     config.port = 0
     server = uvicorn.Server(config)
     failures: list[BaseException] = []
 
     async def serve() -> None:
         await backend.start()
+        if batches is not None:
+            batches.start(AppSender(create_app(BehindBackend(backend))))
         try:
             await server.serve()
         finally:
+            if batches is not None:
+                await batches.stop()
             await backend.stop(0)
 
     def run() -> None:

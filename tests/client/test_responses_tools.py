@@ -139,6 +139,8 @@ def test_a_call_that_is_cut_short_is_incomplete(backend: ScriptedBackend, create
     for response in (last.response, create(tools=TOOLS)):
         (item,) = response.output
         assert (item.arguments, item.status, response.status) == ('{"city": "Ro', "incomplete", "incomplete")
+        create(asked="Go on.", previous_response_id=response.id)
+        assert (backend.seen[-1].prompt.messages or [])[1] == {"role": "assistant", "content": ""}
 
 
 def test_one_call_and_formats_and_effort_reach_the_backend(backend: ScriptedBackend, create: Any) -> None:

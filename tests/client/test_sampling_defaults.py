@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import msgspec
 import pytest
+from click.testing import CliRunner
 from tests.client.fake_backend import FakeBackend
 from tests.client.scripted import NAME, ScriptedBackend
 from tests.client.served import served
+from tests.engines import write_engine
 
+from ingot.client.commands import serve
 from ingot.client.openai.serve import sampling_line
 
 OWN = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "repetition_penalty": 1.05}
@@ -73,6 +77,19 @@ def test_the_server_says_them_when_it_starts() -> None:
     (card,) = asyncio.run(FakeBackend().models())
     line = sampling_line(msgspec.structs.replace(card, sampling=OWN))
     assert "temperature 0.6, top_p 0.95, top_k 20, repetition_penalty 1.05" in line
+
+
+@pytest.mark.parametrize(("words", "wanted"), [([], True), (["--generation-config", "none"], False)])
+def test_the_flag_reaches_both_backends(
+    words: list[str], wanted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[Any] = []
+    monkeypatch.setattr("ingot.client.openai.serve.serve", lambda backend, options: served.append(backend))
+    engine = write_engine(tmp_path / "engine")
+    for where in ([str(engine)], ["--triton", "localhost:1"]):
+        said = CliRunner().invoke(serve, [*where, *words])
+        assert said.exit_code == 0, said.output
+    assert [backend._options.generation_config for backend in served] == [wanted, wanted]
 
 
 def test_responses_say_what_was_used(scripted: Any) -> None:

@@ -160,6 +160,26 @@ class IRuntimeConfig:
     def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
         self.strategy = strategy
 
+    def create_runtime_cache(self) -> IRuntimeCache:
+        return IRuntimeCache()
+
+    def set_runtime_cache(self, cache: IRuntimeCache) -> bool:
+        self.cache = cache
+        return True
+
+
+class IRuntimeCache:
+    content = b""
+
+    def deserialize(self, blob: bytes) -> bool:
+        if not blob.startswith(b"kernels;"):
+            return False
+        self.content = blob
+        return True
+
+    def serialize(self) -> bytes:
+        return self.content + b"kernels;"
+
 
 class IExecutionContext:
     def __init__(self, engine: ICudaEngine, config: IRuntimeConfig) -> None:
@@ -176,6 +196,7 @@ class IExecutionContext:
         return profile_index < len(self.engine.profiles)
 
     def is_stream_capturable(self, stream: int) -> bool:
+        assert set(self.shapes) == set(self.engine.inputs), "it depends on them"
         return True
 
     def set_device_memory(self, memory: int, size: int) -> None:

@@ -36,7 +36,8 @@ class Replayed:
     def replay(self) -> None:
         again = self.step()
         for each in fields(self.out):
-            getattr(self.out, each.name).copy_(getattr(again, each.name))
+            if (kept := getattr(self.out, each.name)) is not None:
+                kept.copy_(getattr(again, each.name))
 
 
 @dataclass

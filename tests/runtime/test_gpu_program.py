@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from array import array
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,9 @@ from tests.runtime.host_cuda import HostCuda, host_cuda
 from ingot.manifest import Limits
 from ingot.network.weights import Scheme
 from ingot.plugins.random_weights import random_weights
+from ingot.runtime.embed_stream import NO_TOKENS
+from ingot.runtime.executor import Executor
+from ingot.runtime.messages import TokenChunk, TokenRequest
 from ingot.runtime.params import SamplingParams
 from ingot.runtime.plan import Program
 from ingot.runtime.programs.cpu import CpuProgram
@@ -47,10 +51,39 @@ def assert_same(found: list[Text], expected: list[Text]) -> None:
 
 
 def test_tokens_are_the_cpu_targets(host_cuda: HostCuda) -> None:
-    model = replace(config("qwen3"), windows=(0, 6))
+    model = replace(config("qwen3", layers=1), windows=(6,))
     weights = random_weights(model, Scheme.NONE, torch.float32, torch.device("cpu"))
     program = cuda_program(model, weights, LIMITS, dtype=torch.float32)
     found = texts(program)
     assert len(host_cuda.error_modes) == 4, "buckets 1, 2 and 3; 3 once more to see what it takes"
     assert host_cuda.replays >= 5
     assert_same(found, texts(CpuProgram(model, weights, LIMITS, dtype=torch.float32)))
+
+
+def vectors(program: Program) -> dict[str, list[float]]:
+    """Of prompts of several steps and of one, beside texts that decode."""
+    executor = Executor(program, LIMITS, [])
+    for i, request in enumerate(requests()):
+        executor.add(TokenRequest(request_id=f"text{i}", token_ids=request.prompt, params=SamplingParams(max_tokens=4)))
+        for pooling in ("mean", "last"):
+            asked = TokenRequest(
+                request_id=f"{pooling}{i}", token_ids=request.prompt, params=NO_TOKENS, pooling=pooling
+            )
+            executor.add(asked)
+    found: dict[str, list[float]] = {}
+    while executor.has_work:
+        for told in executor.step():
+            assert isinstance(told, TokenChunk)
+            if told.vector is not None:
+                found[told.request_id] = array("f", told.vector).tolist()
+    assert len(found) == 2 * len(requests())
+    return found
+
+
+def test_vectors_are_the_cpu_targets(host_cuda: HostCuda) -> None:
+    model = replace(config("qwen3"), windows=(0, 6))
+    weights = random_weights(model, Scheme.NONE, torch.float32, torch.device("cpu"))
+    found = vectors(cuda_program(model, weights, LIMITS, dtype=torch.float32))
+    assert host_cuda.replays, "texts decode in graphs between the steps that pool"
+    for name, vector in vectors(CpuProgram(model, weights, LIMITS, dtype=torch.float32)).items():
+        assert found[name] == pytest.approx(vector, abs=1e-4), name

@@ -58,6 +58,7 @@ def test_an_engine_of_plans(llama: Path, tmp_path: Path) -> None:
         ({"target": "tensorrt-rtx", "sm": "90"}, r"does not build for SM 9\.0"),
         ({"target": "tensorrt-rtx", "sm": "80,89", "quant": "fp8"}, r"fp8 needs SM 8\.9"),
         ({"target": "tensorrt-rtx", "sm": "89", "quant": "nvfp4"}, r"nvfp4 needs SM 12\.0"),
+        ({"target": "tensorrt-rtx", "sm": "86,89", "kv": "fp8"}, r"An fp8 KV cache needs SM 8\.9"),
     ],
 )
 def test_a_recipe_it_cannot_build_is_refused_at_once(
