@@ -113,6 +113,8 @@ bench: $(VENV)/.dev ## the CPU benchmarks; each prints a table and one JSON line
 	$(VENV)/bin/ingot build examples/tiny -o engines/tiny-bench --dtype bfloat16
 	$(PY) benchmarks/against_transformers.py engines/tiny-bench --model examples/tiny $(RECORD)
 	$(VENV)/bin/ingot bench chat engines/tiny-bench --conversations 6 $(if $(RECORD),--output benchmarks/results/cpu.jsonl)
+	$(PY) benchmarks/structured.py engines/tiny-bench $(RECORD)
+	$(PY) benchmarks/vocabulary.py $(RECORD)
 
 figures: $(VENV)/.dev ## write README's figures and the plot from benchmarks/results/
 	$(PY) benchmarks/report.py

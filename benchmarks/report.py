@@ -38,6 +38,7 @@ def newest(file: str) -> dict[str, Line]:
 def cpu_table() -> str:
     found = newest("cpu.jsonl")
     transformers, chat, scheduler = found["transformers"], found["chat"], found["scheduler"]
+    structured, vocabulary = found["structured"], found["vocabulary"]
     rows = [
         (
             "64 requests of mixed lengths, against transformers' generate() one by one",
@@ -54,6 +55,21 @@ def cpu_table() -> str:
             "a 10,000-token prompt found in a warm prefix tree, median",
             f"{scheduler['prefix_match_ms_p50']:.2f} ms",
             scheduler["command"],
+        ),
+        (
+            "a JSON schema on each of 64 streams, of throughput",
+            f"{structured['schema_cost']:.1%}",
+            structured["command"],
+        ),
+        (
+            "how much longer the longest step is beside a schema that cannot be compiled, a grammar that cannot be followed",
+            f"{max(0, structured['hostile_compile_steps']):.1f}, {max(0, structured['hostile_follow_steps']):.1f} steps",
+            structured["command"],
+        ),
+        (
+            f"masks of 64 streams with {vocabulary['size']:,} tokens, beside sampling them",
+            f"{vocabulary['step_ms']['schema'] - vocabulary['step_ms']['free']:.0f} ms, {vocabulary['step_ms']['free']:.0f} ms",
+            vocabulary["command"],
         ),
     ]
     return measured("what (2 CPU cores)", rows)

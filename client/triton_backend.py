@@ -136,7 +136,7 @@ class TritonBackend:
         try:
             async with stream:
                 stopwatch.queued()
-                chunk = await anext(aiter(stream))
+                (chunk,) = [chunk async for chunk in stream]  # to its end: a stream that is left early is aborted
         finally:
             del self._flights[request.request_id]
         stopwatch.tokens(0, 0, chunk.finish_reason)

@@ -35,10 +35,7 @@ class TokenMatcher(Protocol):
 class Constraint(Protocol):
     """A compiled grammar, shared by all sequences that follow it."""
 
-    @property
-    def overdue(self) -> bool:
-        """Whether following it has taken more time than its sequences' tokens allow: they must end."""
-        ...
+    overdue: bool  # following it has taken more time than its sequences' tokens allow: they must end
 
     def begin(self) -> TokenMatcher: ...
 

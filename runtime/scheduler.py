@@ -80,13 +80,9 @@ class Scheduler:
         self._sweep()
         return [
             TokenChunk(
-                request_id=request_id,
-                index=seq.index,
-                token_ids=[],
-                finish_reason="abort",
-                cached_tokens=seq.cached_tokens,
+                request_id=request_id, index=o.index, token_ids=[], finish_reason="abort", cached_tokens=o.cached_tokens
             )
-            for seq in aborted
+            for o in aborted
         ]
 
     def has(self, request_id: str) -> bool:

@@ -1,11 +1,11 @@
-"""xgrammar's compiled grammars and matchers as runtime/plan.py's Constraint and TokenMatcher, on a budget of CPU time.
+"""xgrammar's compiled grammars and matchers as runtime/plan.py's Constraint and TokenMatcher, on a budget of time.
 
 An ambiguous grammar's parser needs ever longer for a token, and it runs between two steps of everybody's.
 """
 
 from __future__ import annotations
 
-import time
+from time import perf_counter
 from typing import Any
 
 import xgrammar
@@ -15,10 +15,12 @@ from ingot.runtime.plan import TokenMatcher
 BURST_SECONDS = 0.1  # that all sequences of a grammar may take together, besides
 TOKEN_SECONDS = 0.5e-3  # for each of their tokens, and
 ENTRY_SECONDS = 40e-9  # more for each entry of the vocabulary: some masks look at all of them
+LONGEST_CHARGE = 0.04  # of one call: more of it is likelier a process that was held up than a grammar
 
 
 class CompiledConstraint:
     def __init__(self, compiled: xgrammar.CompiledGrammar, vocab_size: int) -> None:
+        self.overdue = False  # once, then for ever: whoever sends the grammar again is refused at once
         self._compiled = compiled
         self._token_seconds = TOKEN_SECONDS + ENTRY_SECONDS * vocab_size
         self._left = BURST_SECONDS
@@ -27,20 +29,14 @@ class CompiledConstraint:
     def num_bytes(self) -> int:
         return int(self._compiled.memory_size_bytes)
 
-    @property
-    def overdue(self) -> bool:
-        return self._left < 0
-
     def begin(self) -> TokenMatcher:
         return Matcher(self, self._compiled)
 
-    def earn(self) -> None:
-        """A token's worth. What is not needed is not kept: a long cheap text pays for no costly end."""
-        if self._left >= 0:  # once overdue, for ever
-            self._left = min(self._left + self._token_seconds, BURST_SECONDS)
-
-    def spend(self, seconds: float) -> None:
-        self._left -= seconds
+    def charge(self, seconds: float, tokens: int) -> None:
+        """What tokens do not need is not kept beyond the burst: a long cheap text pays for no costly end."""
+        left = self._left + tokens * self._token_seconds - min(seconds, LONGEST_CHARGE)
+        self._left = min(left, BURST_SECONDS)
+        self.overdue = self.overdue or left < 0
 
 
 class Matcher:
@@ -51,22 +47,20 @@ class Matcher:
     def accept(self, token: int) -> bool:
         if self._constraint.overdue:
             return True
-        began = time.thread_time()
+        began = perf_counter()
         accepted: bool = self._matcher.accept_token(token)
-        self._constraint.earn()
-        self._constraint.spend(time.thread_time() - began)
+        self._constraint.charge(perf_counter() - began, 1)
         return accepted
 
     def fill(self, masks: Any, row: int) -> None:
         if self._constraint.overdue:
             masks[row] = -1  # anything: its sequence ends before the token is told
-            return
-        if self._matcher.is_terminated():
+        elif self._matcher.is_terminated():
             masks[row] = 0
-            return
-        began = time.thread_time()
-        self._matcher.fill_next_token_bitmask(masks, row)
-        self._constraint.spend(time.thread_time() - began)
+        else:
+            began = perf_counter()
+            self._matcher.fill_next_token_bitmask(masks, row)
+            self._constraint.charge(perf_counter() - began, 0)
 
 
 def read_compiled(text: str, info: xgrammar.TokenizerInfo) -> CompiledConstraint:
