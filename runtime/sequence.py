@@ -41,6 +41,8 @@ class Sequence:
         "order",
         "pages",
         "prompt_logprobs",
+        "queue_seconds",
+        "queued_at",
         "quiet_until",
         "request",
         "request_id",
@@ -62,6 +64,7 @@ class Sequence:
         max_len: int,
         stop_token_ids: frozenset[int],
         constraint: Constraint | None = None,
+        queued_at: float = 0.0,
     ) -> None:
         self.request = request
         self.request_id = request.request_id
@@ -78,6 +81,8 @@ class Sequence:
         self.num_prompt = len(self.tokens)
         self.followers: list[Sequence] = []  # wait until this one has read the prompt that they share
         self.has_run = False  # has had a row before
+        self.queued_at = queued_at  # seconds of time.monotonic()
+        self.queue_seconds: float | None = None  # until it first had a row
         self.cached_tokens = 0  # of the prompt, found in the prefix tree when it first ran
         self.prompt_logprobs: list[TokenLogprobs | None] = [None]  # of the prompt tokens read so far
         self.leave_row()
