@@ -31,7 +31,7 @@ from ingot.builder.targets import Compiled, CompileJob, compiler_of
 from ingot.builder.tensorrt.tables import plans_table
 from ingot.manifest import FORMAT_VERSION, Manifest
 
-STAGE_FORMAT = 1  # raised when a stage makes something else of the same inputs
+STAGE_FORMAT = 2  # raised when a stage makes something else of the same inputs
 LIBRARIES = ("torch", "safetensors", "transformers", "tokenizers", "huggingface_hub", "nvidia-modelopt")
 COMPILER_LIBRARIES = {"tensorrt-rtx": ("tensorrt_rtx", "onnx_ir")}  # of a target, beyond these
 

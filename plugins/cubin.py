@@ -1,7 +1,7 @@
 """CUDA C++ kernels without a build system: nvcc or NVRTC makes a cubin once, the driver loads it, ctypes launches it.
 
-Knows sources, macros and the disk cache (`INGOT_KERNELS`, else ~/.cache/ingot/kernels); knows nothing of what a kernel
-computes. A cache that holds the cubin needs no compiler: an engine folder carries one.
+Knows sources, macros, the disk cache (`INGOT_KERNELS`, else ~/.cache/ingot/kernels) and the folders of engines in use, which
+carry what they need and are only read. Knows nothing of what a kernel computes.
 """
 
 from __future__ import annotations
@@ -15,16 +15,23 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
 import torch
 
 from ingot.errors import DependencyError
+from ingot.plugins.compiling import about_to_compile
 
 Argument = torch.Tensor | ctypes.c_int | ctypes.c_longlong | ctypes.c_float | None
 PROGRAMMATIC_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+USUAL_SHARED = 48 << 10  # what a block gets without asking
+
+
+_carried: list[Path] = []  # folders of cubins that engines in use brought
+_recording: list[Path] = []  # folders that get a copy of every cubin asked for
 
 
 class LaunchAttribute(ctypes.Structure):
@@ -49,11 +56,15 @@ class LaunchConfig(ctypes.Structure):
 class CudaKernel:
     """One compiled entry point. `launch` is asynchronous, on torch's current stream, and may be captured in a graph."""
 
-    def __init__(self, cubin: bytes, name: str) -> None:
+    def __init__(self, cubin: bytes, name: str, *, shared: int = 0) -> None:
+        """`shared`: bytes of dynamic shared memory of every launch."""
         torch.cuda.current_stream()  # the primary context must exist before the driver loads into it
         self._cubin, self._module, self._function = cubin, ctypes.c_void_p(), ctypes.c_void_p()
         check(driver().cuModuleLoadData(ctypes.byref(self._module), cubin), f"load {name}")
         check(driver().cuModuleGetFunction(ctypes.byref(self._function), self._module, name.encode()), f"find {name}")
+        self._shared = shared
+        if shared > USUAL_SHARED:
+            check(driver().cuFuncSetAttribute(self._function, MAX_DYNAMIC_SHARED, shared), f"give {name} shared memory")
 
     def launch(self, grid: tuple[int, int, int], threads: int, args: list[Argument], *, overlap: bool = False) -> None:
         """Tensors pass as pointers, None as a null pointer. With `overlap` it may start
@@ -72,6 +83,7 @@ class CudaKernel:
         config = LaunchConfig(
             grid=grid,
             block=(threads, 1, 1),
+            shared=self._shared,
             stream=torch.cuda.current_stream().cuda_stream,
             attributes=ctypes.pointer(attribute),
             num_attributes=int(overlap),
@@ -100,21 +112,42 @@ def architecture() -> str:
     return f"sm_{major}{minor}" + ("a" if major >= 9 else "")
 
 
-def kernel(source: Path, name: str, defines: Mapping[str, int]) -> CudaKernel:
-    """The kernel `name` of a .cu file under these macros, compiled for the current device unless the cache has it."""
-    return _kernel(source, name, tuple(sorted(defines.items())), architecture())
+def kernel(source: Path, name: str, defines: Mapping[str, int], *, shared: int = 0) -> CudaKernel:
+    """The kernel `name` of a .cu file under these macros, compiled for the current device unless a cache has it."""
+    return _kernel(source, name, tuple(sorted(defines.items())), architecture(), shared)
 
 
 @cache
-def _kernel(source: Path, name: str, defines: tuple[tuple[str, int], ...], arch: str) -> CudaKernel:
-    return CudaKernel(cubin_of(source, dict(defines), arch), name)
+def _kernel(source: Path, name: str, defines: tuple[tuple[str, int], ...], arch: str, shared: int) -> CudaKernel:
+    return CudaKernel(cubin_of(source, dict(defines), arch), name, shared=shared)
+
+
+def use_cubins(folder: Path) -> None:
+    """From now on kernels that `folder` holds come from there."""
+    if folder not in _carried:
+        _carried.append(folder)
+
+
+@contextlib.contextmanager
+def recording(folder: Path) -> Iterator[None]:
+    """`folder` gets a copy of every cubin that is loaded meanwhile for the first time in this process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _recording.append(folder)
+    try:
+        yield
+    finally:
+        _recording.remove(folder)
 
 
 def cubin_of(source: Path, defines: Mapping[str, int], arch: str) -> bytes:
     text = source.read_bytes()
     options = [f"-D{key}={value}" for key, value in sorted(defines.items())]
     digest = hashlib.sha256(text + repr((options, arch)).encode()).hexdigest()[:24]
-    path = cache_folder() / f"{source.stem}-{arch}-{digest}.cubin"
+    name = f"{source.stem}-{arch}-{digest}.cubin"
+    if carried := next((folder / name for folder in _carried if (folder / name).is_file()), None):
+        return carried.read_bytes()
+    path = cache_folder() / name
+    about_to_compile(f"{source.name} {' '.join(options)}", carried=bool(_carried))
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         cubin = (
@@ -123,6 +156,8 @@ def cubin_of(source: Path, defines: Mapping[str, int], arch: str) -> bytes:
         partial = path.with_suffix(f".{os.getpid()}")
         partial.write_bytes(cubin)
         partial.replace(path)
+    for folder in _recording:
+        shutil.copyfile(path, folder / name)
     return path.read_bytes()
 
 

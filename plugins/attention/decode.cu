@@ -7,7 +7,7 @@
 // FP8 becomes fp16 in registers, two bytes an instruction. Flash-decoding softmax (arXiv:2205.14135, 2311.01282).
 //
 // Defined at compile time: HEAD_DIM (64, 128), GROUP (query heads per KV head, <= 8), PAGE (multiple of 16),
-// KV_FP8 (0, 1), WARPS, SUB (16-token subtiles a warp takes at a time).
+// KV_FP8 (0, 1), LATE (0, 1: see overlap.py), WARPS, SUB (16-token subtiles a warp takes at a time).
 // Cache: [2][pages][kv heads][PAGE][HEAD_DIM]. q and out: [sequences][kv heads * GROUP][HEAD_DIM] bf16.
 
 typedef unsigned int u32;
@@ -129,7 +129,7 @@ paged_decode(u16* __restrict__ out, const u16* __restrict__ q, const u8* __restr
     const int split = blockIdx.x, head = blockIdx.y, seq = blockIdx.z, kv_heads = gridDim.y;
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
-    asm volatile("griddepcontrol.launch_dependents;");
+    if (!LATE) asm volatile("griddepcontrol.launch_dependents;");
 #endif
     const int length = lengths[seq];
     if (length <= 0) return;
@@ -248,6 +248,9 @@ paged_decode(u16* __restrict__ out, const u16* __restrict__ q, const u8* __restr
         if (more) load_values(at);
     }
 
+#if __CUDA_ARCH__ >= 900
+    if (LATE) asm volatile("griddepcontrol.launch_dependents;");
+#endif
     // Warps, then splits, are combined by their maxima and sums.
 #pragma unroll
     for (int d = 4; d < 32; d <<= 1) l0 += __shfl_xor_sync(~0u, l0, d), l1 += __shfl_xor_sync(~0u, l1, d);

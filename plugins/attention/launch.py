@@ -19,10 +19,12 @@ from ingot.network.config import ModelConfig
 from ingot.plugins.attention import kernels
 from ingot.plugins.attention.tiles import prefill_rows
 from ingot.plugins.cubin import kernel
-from ingot.plugins.overlap import overlap
+from ingot.plugins.overlap import LATE, overlap
+from ingot.plugins.packed import launch
 
 SOURCE = Path(__file__).with_name("decode.cu")
 LOG2_E = math.log2(math.e)
+MAX_SPLITS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,15 +78,17 @@ def choose_decode(
     cuda = dim in (64, 128) and group <= 8 and dtype in (torch.bfloat16, torch.float8_e4m3fn)
     blocks = num_seqs * num_kv_heads
     wide = dtype == torch.bfloat16
-    splits = max(1, min(132 * 2 // blocks, max_length // 256, 32))
+    splits = max(1, min(132 * 2 // blocks, max_length // 256, MAX_SPLITS))
     if blocks >= 512:  # enough blocks: few warps each, so that none idles at a sequence's end
         return DecodeChoice(splits=1, cuda=cuda, warps=2 if wide or blocks >= 1024 else 8, sub=2 if wide else 1)
     return DecodeChoice(splits=splits, cuda=cuda, warps=8, sub=1)
 
 
-def decode_defines(choice: DecodeChoice, *, dim: int, group: int, page: int, fp8: bool) -> dict[str, int]:
+def decode_defines(choice: DecodeChoice, *, dim: int, group: int, page: int, fp8: bool, late: bool) -> dict[str, int]:
     """What decode.cu is compiled with."""
-    return {"HEAD_DIM": dim, "GROUP": group, "PAGE": page, "KV_FP8": int(fp8), "WARPS": choice.warps, "SUB": choice.sub}
+    return {
+        "HEAD_DIM": dim, "GROUP": group, "PAGE": page, "KV_FP8": int(fp8), "WARPS": choice.warps, "SUB": choice.sub, "LATE": int(late),
+    }  # fmt: skip
 
 
 def compile_decode(
@@ -95,7 +99,12 @@ def compile_decode(
     for num_seqs in range(1, max_num_seqs + 1):
         choice = choose_decode(num_seqs, config.num_kv_heads, group, config.head_dim, kv_dtype, max_length)
         if choice.cuda and dtype == torch.bfloat16:
-            kernel(SOURCE, "paged_decode", decode_defines(choice, dim=config.head_dim, group=group, page=page, fp8=fp8))
+            late = overlap(num_seqs) == LATE
+            kernel(
+                SOURCE,
+                "paged_decode",
+                decode_defines(choice, dim=config.head_dim, group=group, page=page, fp8=fp8, late=late),
+            )
 
 
 def decode(q: Tensor, paged: Paged, out: Tensor, work: Workspace, choice: DecodeChoice) -> None:
@@ -106,26 +115,27 @@ def decode(q: Tensor, paged: Paged, out: Tensor, work: Workspace, choice: Decode
     grid = (choice.splits, num_kv_heads, num_seqs)
     if choice.cuda and q.dtype == torch.bfloat16:
         fp8 = paged.cache.dtype == torch.float8_e4m3fn
-        defines = decode_defines(choice, dim=dim, group=group, page=page, fp8=fp8)
+        early_or_late = overlap(num_seqs)
+        defines = decode_defines(choice, dim=dim, group=group, page=page, fp8=fp8, late=early_or_late == LATE)
         kernel(SOURCE, "paged_decode", defines).launch(
             grid, 32 * choice.warps,
             [out, q, paged.cache, paged.page_table, paged.rows, paged.lengths, work.partial, work.counters,
              ctypes.c_longlong(paged.cache.stride(0) * paged.cache.element_size()), ctypes.c_int(paged.page_table.stride(0)),
              ctypes.c_int(paged.window), ctypes.c_float(paged.score_scale), ctypes.c_float(paged.kv_scales[1])],
-            overlap=overlap(num_seqs),
+            overlap=early_or_late > 0,
         )  # fmt: skip
         return
     padded = triton.next_power_of_2(dim)
-    kernels.decode_kernel[grid](
+    launch(kernels.decode_kernel, grid, 
         q, paged.cache, paged.page_table, paged.lengths if paged.rows is None else paged.rows, paged.lengths, out, work.partial,
         paged.score_scale, paged.kv_scales[1], paged.cache.stride(0), paged.page_table.stride(0), num_kv_heads, choice.splits,
         WINDOW=paged.window, HAS_ROWS=paged.rows is not None, G=group, GP=max(16, triton.next_power_of_2(group)), D=dim, DP=padded,
-        PAGE=page, TILE=choice.tile, num_warps=2, num_stages=3, PDL=overlap(q.shape[0]), launch_pdl=overlap(q.shape[0]),
+        PAGE=page, TILE=choice.tile, num_warps=2, num_stages=3, overlap=overlap(q.shape[0]),
     )  # fmt: skip
     if choice.splits > 1:
-        kernels.combine_kernel[(num_heads, num_seqs)](
+        launch(kernels.combine_kernel, (num_heads, num_seqs), 
             work.partial, paged.lengths, out, paged.kv_scales[1], num_kv_heads, choice.splits, G=group, D=dim, DP=padded,
-            SP=triton.next_power_of_2(choice.splits), num_warps=4, PDL=overlap(q.shape[0]), launch_pdl=overlap(q.shape[0]),
+            SP=MAX_SPLITS, num_warps=4, overlap=overlap(q.shape[0]),
         )  # fmt: skip
 
 
@@ -162,9 +172,9 @@ def prefill(
     _, num_heads, dim = q.shape
     num_kv_heads, page = paged.cache.shape[2:4]
     group, choice = num_heads // num_kv_heads, choice or choose_prefill(dim, paged.cache.dtype)
-    kernels.prefill_kernel[(tiles.seqs.shape[0], num_kv_heads)](
+    launch(kernels.prefill_kernel, (tiles.seqs.shape[0], num_kv_heads), 
         q, paged.cache, paged.page_table, paged.lengths if paged.rows is None else paged.rows, query_starts, paged.lengths, tiles.seqs,
         tiles.starts, out, paged.score_scale, paged.kv_scales[1], paged.cache.stride(0), paged.page_table.stride(0), num_kv_heads,
         WINDOW=paged.window, HAS_ROWS=paged.rows is not None, G=group, D=dim, DP=triton.next_power_of_2(dim), PAGE=page,
-        BM=prefill_rows(group, dim), BN=choice.keys, num_warps=choice.warps, num_stages=choice.stages, PDL=overlap(q.shape[0]), launch_pdl=overlap(q.shape[0]),
+        BM=prefill_rows(group, dim), BN=choice.keys, num_warps=choice.warps, num_stages=choice.stages, overlap=overlap(q.shape[0]),
     )  # fmt: skip

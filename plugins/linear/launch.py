@@ -18,7 +18,8 @@ from torch.nn import functional
 from ingot.network.weights import INT4_GROUP, Scheme, Weight
 from ingot.plugins.cubin import kernel
 from ingot.plugins.linear import kernels
-from ingot.plugins.overlap import overlap
+from ingot.plugins.overlap import LATE, overlap
+from ingot.plugins.packed import launch
 from ingot.plugins.quantize.launch import Quantized
 
 SOURCE = Path(__file__).with_name("skinny.cu")
@@ -128,14 +129,15 @@ def skinny(x: Tensor, scales: Tensor | None, weight: Weight[Tensor], choice: Ski
     num_rows, (n, k) = x.shape[0], weight.data.shape
     out = torch.empty(num_rows, n, dtype=out_dtype, device=x.device)
     cols = next(size for size in (1, 2, 4, 8) if num_rows <= 8 * size)
+    early_or_late = overlap(num_rows)
     defines = {"KIND": KINDS[x.dtype], "ROWS": choice.rows, "COLS": cols, "WARPS": choice.warps, "X_AHEAD": int(choice.x_ahead),
-               "TILES": choice.tiles,
+               "TILES": choice.tiles, "LATE": int(early_or_late == LATE),
                "OUT_F32": int(out_dtype == torch.float32)}  # fmt: skip
     kernel(SOURCE, "skinny", defines).launch(
         (triton.cdiv(n, 16 * choice.rows * choice.tiles), 1, 1), 32 * choice.warps,
         [out, x, weight.data, scales, weight.weight_scale, weight.bias, ctypes.c_int(num_rows), ctypes.c_int(n),
          ctypes.c_int(k * x.element_size())],
-        overlap=overlap(num_rows),
+        overlap=early_or_late > 0,
     )  # fmt: skip
     return out
 
@@ -144,10 +146,12 @@ def skinny_int4(x: Tensor, weight: Weight[Tensor], choice: Skinny) -> Tensor:
     (num_rows, k), n = x.shape, weight.data.shape[0]
     out = torch.empty(num_rows, n, dtype=x.dtype, device=x.device)
     cols = next(size for size in (1, 2, 4, 8) if num_rows <= 8 * size)
-    kernel(INT4_SOURCE, "skinny_int4", {"ROWS": choice.rows, "COLS": cols, "WARPS": choice.warps}).launch(
+    early_or_late = overlap(num_rows)
+    defines = {"ROWS": choice.rows, "COLS": cols, "WARPS": choice.warps, "LATE": int(early_or_late == LATE)}
+    kernel(INT4_SOURCE, "skinny_int4", defines).launch(
         (triton.cdiv(n, 16 * choice.rows), 1, 1), 32 * choice.warps,
         [out, x, weight.data, weight.weight_scale, weight.bias, ctypes.c_int(num_rows), ctypes.c_int(n), ctypes.c_int(k)],
-        overlap=overlap(num_rows),
+        overlap=early_or_late > 0,
     )  # fmt: skip
     return out
 
@@ -158,14 +162,14 @@ def tiled(x: Tensor, scales: Tensor | None, weight: Weight[Tensor], choice: Tile
     grid = (triton.cdiv(num_rows, choice.bm) * triton.cdiv(n, choice.bn),)
     bias = x if weight.bias is None else weight.bias
     if weight.scheme is Scheme.INT4:
-        kernels.int4_gemm_kernel[grid](
+        launch(kernels.int4_gemm_kernel, grid, 
             x, weight.data, weight.weight_scale, bias, out, num_rows, n, x.shape[1], BIAS=weight.bias is not None, BM=choice.bm,
-            BN=choice.bn, GROUP_K=INT4_GROUP, GROUP=choice.group, num_warps=choice.warps, num_stages=choice.stages, PDL=overlap(num_rows), launch_pdl=overlap(num_rows),
+            BN=choice.bn, GROUP_K=INT4_GROUP, GROUP=choice.group, num_warps=choice.warps, num_stages=choice.stages, overlap=overlap(num_rows),
         )  # fmt: skip
         return out
-    kernels.scaled_gemm_kernel[grid](
+    launch(kernels.scaled_gemm_kernel, grid, 
         x, weight.data, scales, weight.weight_scale, bias, out, num_rows, n, x.shape[1], SCALED=scales is not None,
         BIAS=weight.bias is not None, BM=choice.bm, BN=choice.bn, BK=choice.bk, GROUP=choice.group, num_warps=choice.warps,
-        num_stages=choice.stages, PDL=overlap(num_rows), launch_pdl=overlap(num_rows),
+        num_stages=choice.stages, overlap=overlap(num_rows),
     )  # fmt: skip
     return out

@@ -8,9 +8,11 @@ FLOAT, FP8, INT8 = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
 @triton.jit
 def after_previous(PDL: tl.constexpr):
-    """First in every kernel: waits for the stream's previous kernel and lets the next one start. See overlap.py."""
-    if PDL:
+    """First in every kernel: waits for the stream's previous kernel; PDL 1 lets the next one start, 2 at this one's end. See
+    overlap.py."""
+    if PDL > 0:
         tl.extra.cuda.gdc_wait()
+    if PDL == 1:
         tl.extra.cuda.gdc_launch_dependents()
 
 
@@ -40,7 +42,7 @@ def store_row(value, column, inside, width, pre_scale, input_scale, out, out_sca
 
 @triton.jit
 def quantize_kernel(x, pre_scale, input_scale, out, out_scale, width, PRE: tl.constexpr, MODE: tl.constexpr,
-                    STATIC: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr = False):  # fmt: skip
+                    STATIC: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr = 0):  # fmt: skip
     after_previous(PDL)
     column = tl.arange(0, BLOCK)
     inside = column < width

@@ -7,7 +7,7 @@ from ingot.plugins.quantize.kernels import after_previous, store_row
 
 
 @triton.jit
-def silu_mul_kernel(gate_up, out, width, BLOCK: tl.constexpr, PDL: tl.constexpr = False):
+def silu_mul_kernel(gate_up, out, width, BLOCK: tl.constexpr, PDL: tl.constexpr = 0):
     """gate_up (T, 2 * width) -> out (T, width), any float type. Grid (T, columns / BLOCK)."""
     after_previous(PDL)
     row = tl.program_id(0).to(tl.int64)
@@ -20,7 +20,7 @@ def silu_mul_kernel(gate_up, out, width, BLOCK: tl.constexpr, PDL: tl.constexpr 
 
 @triton.jit
 def silu_mul_quantize_kernel(gate_up, pre_scale, input_scale, out, out_scale, width, PRE: tl.constexpr, MODE: tl.constexpr,
-                             STATIC: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr = False):  # fmt: skip
+                             STATIC: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr = 0):  # fmt: skip
     """The same into e4m3 or int8: one program a row, since a row shares one scale."""
     after_previous(PDL)
     row = tl.program_id(0).to(tl.int64)

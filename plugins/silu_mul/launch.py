@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ingot.network.weights import Weight
 from ingot.plugins.overlap import overlap
+from ingot.plugins.packed import launch
 from ingot.plugins.quantize.launch import MODES, Quantized, ending, warps_for
 from ingot.plugins.silu_mul import kernels
 
@@ -18,18 +19,26 @@ def silu_mul(gate_up: Tensor, reader: Weight[Tensor] | None) -> Tensor | Quantiz
     if reader is None or (reader.scheme not in MODES and reader.pre_scale is None):
         out = torch.empty(num_rows, width, dtype=gate_up.dtype, device=gate_up.device)
         block = min(1024, triton.next_power_of_2(width))
-        kernels.silu_mul_kernel[(num_rows, triton.cdiv(width, block))](
-            gate_up, out, width, BLOCK=block, num_warps=4, PDL=overlap(num_rows), launch_pdl=overlap(num_rows)
+        launch(
+            kernels.silu_mul_kernel,
+            (num_rows, triton.cdiv(width, block)),
+            gate_up,
+            out,
+            width,
+            BLOCK=block,
+            num_warps=4,
+            overlap=overlap(num_rows),
         )
         return out
     end, block = ending(reader, num_rows, width, gate_up), triton.next_power_of_2(width)
-    kernels.silu_mul_quantize_kernel[(num_rows,)](
+    launch(
+        kernels.silu_mul_quantize_kernel,
+        (num_rows,),
         gate_up,
         width=width,
         BLOCK=block,
         num_warps=warps_for(block),
-        PDL=overlap(num_rows),
-        launch_pdl=overlap(num_rows),
+        overlap=overlap(num_rows),
         **end.args,
     )
     return end.result
