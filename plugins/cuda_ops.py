@@ -30,6 +30,7 @@ from ingot.plugins.attention.launch import (
 from ingot.plugins.attention.tiles import plan_tiles, prefill_rows
 from ingot.plugins.linear.launch import Choices, run_linear
 from ingot.plugins.linear.reference import dequantize
+from ingot.plugins.overlap import choose_overlap
 from ingot.plugins.quantize.launch import MODES, Quantized, quantize_rows
 from ingot.plugins.rms_norm.launch import rms_norm
 from ingot.plugins.rope.launch import rope_and_write, rope_table
@@ -63,6 +64,8 @@ class CudaOps:
     ) -> None:  # fmt: skip
         self.caches = caches
         self.choices = choices or Choices(tuned={})
+        self._variants = self.choices.variants
+        self.settle()
         self._config, self._dtype = config, dtype
         device = weights["embed"].data.device
         self._weights = {
@@ -74,6 +77,10 @@ class CudaOps:
         self._table = rope_table(inverse_frequencies(config), max_position or config.max_position, device)
         self._work = Workspace.allocate(max_seqs, config.num_heads, config.head_dim, device)
         self._readers = readers(config, self._weights)
+
+    def settle(self) -> None:
+        """Has every kernel launched from now on overlap as these ops' choices say."""
+        choose_overlap(self._variants.overlap)
 
     def embedding(self, name: str, token_ids: Tensor) -> Tensor:
         return functional.embedding(token_ids, self._weights[name].data)
@@ -88,7 +95,7 @@ class CudaOps:
     def linear(self, name: str, x: Tensor | Quantized | Gated) -> Tensor:
         weight = self._weights[name]
         if isinstance(x, Gated):
-            x = silu_mul(x.gate_up, weight)
+            x = silu_mul(x.gate_up, weight, self._variants.silu)
         elif isinstance(x, Tensor) and needs_ending(weight) and name.endswith(".o"):
             x = quantize_rows(x, weight)
         n = weight.data.shape[0]
@@ -117,7 +124,7 @@ class CudaOps:
             n = step.num_decodes
             decode(q[:n], paged, out[:n], self._work, step.decode_choice)
         if step.tiles is not None:
-            prefill(q, paged, step.query_starts, step.tiles, out)
+            prefill(q, paged, step.query_starts, step.tiles, out, self._variants.prefill)
         return out.flatten(1)
 
     def silu_mul(self, gate_up: Tensor) -> Gated:

@@ -42,8 +42,9 @@ def choose(job: CompileJob, out: Path) -> None:
     from ingot.plugins.cuda_ops import check_supported, usable
     from ingot.plugins.dtypes import torch_dtype
     from ingot.plugins.linear.launch import BUCKETS
-    from ingot.plugins.linear.tune import tune, write_choices
+    from ingot.plugins.linear.tune import write_choices
     from ingot.plugins.load import read_weights
+    from ingot.plugins.tune import tune_engine
 
     check_supported(job.config)
     dtype = torch_dtype(job.dtype)
@@ -53,7 +54,16 @@ def choose(job: CompileJob, out: Path) -> None:
         found = read_weights(tensors, job.config)
         weights = {name: usable(weight, dtype) for name, weight in found.items() if "kv_scale" not in name}
         rows = [size for size in BUCKETS if size <= min(256, job.limits.max_num_batched_tokens)]
-        write_choices(tune(weights, rows, dtype), out)
+        choices = tune_engine(
+            job.config,
+            weights,
+            rows,
+            dtype,
+            torch_dtype(job.kv_dtype),
+            page=job.limits.page_size,
+            tokens=job.limits.max_num_batched_tokens,
+        )
+        write_choices(choices, out)
 
 
 def pack_kernels(job: CompileJob, kernels: Path) -> None:

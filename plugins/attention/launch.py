@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import math
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -23,6 +24,8 @@ from ingot.plugins.overlap import LATE, overlap
 from ingot.plugins.packed import launch
 
 SOURCE = Path(__file__).with_name("decode.cu")
+PREFILL_SOURCE = Path(__file__).with_name("prefill.cu")
+PREFILL_SHARED = (4 * 128 + 2 * 128) * 128 * 2 + 1024  # bytes: four tiles of keys or values, two of queries, alignment
 LOG2_E = math.log2(math.e)
 MAX_SPLITS = 32
 
@@ -149,11 +152,12 @@ class Tiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefillChoice:
-    """A prefill program's keys at a time, warps and pipeline stages."""
+    """A Triton prefill program's keys at a time, warps and pipeline stages; or prefill.cu, which has its own."""
 
-    keys: int
-    warps: int
-    stages: int
+    keys: int = 128
+    warps: int = 8
+    stages: int = 2
+    cuda: bool = False
 
 
 def choose_prefill(dim: int, kv_dtype: torch.dtype) -> PrefillChoice:
@@ -165,16 +169,63 @@ def choose_prefill(dim: int, kv_dtype: torch.dtype) -> PrefillChoice:
     return PrefillChoice(keys=128, warps=8, stages=2) if dim == 128 else PrefillChoice(keys=64, warps=4, stages=2)
 
 
+def fits_cuda_prefill(q: Tensor, cache: Tensor) -> bool:
+    """Whether prefill.cu takes queries (T, H, D) over `cache`: bf16, head dim 128, on a Hopper GPU."""
+    kv_dtypes = (torch.bfloat16, torch.float8_e4m3fn)
+    shapes = q.shape[2] == 128 and q.shape[1] // cache.shape[2] <= 64 and cache.shape[3] % 16 == 0
+    return q.dtype == torch.bfloat16 and cache.dtype in kv_dtypes and shapes and capability() == (9, 0)
+
+
+@cache
+def capability() -> tuple[int, int]:
+    return torch.cuda.get_device_capability()
+
+
+@cache
+def num_processors() -> int:
+    return torch.cuda.get_device_properties(torch.cuda.current_device()).multi_processor_count
+
+
 def prefill(
     q: Tensor, paged: Paged, query_starts: Tensor, tiles: Tiles, out: Tensor, choice: PrefillChoice | None = None
 ) -> None:
     """q, out (T, H, D), ragged by query_starts (S + 1,); causal over the whole context, prefix included."""
+    choice = choice or choose_prefill(q.shape[2], paged.cache.dtype)
+    run = cuda_prefill if choice.cuda and fits_cuda_prefill(q, paged.cache) else triton_prefill
+    run(q, paged, query_starts, tiles, out, choice)
+
+
+def triton_prefill(
+    q: Tensor, paged: Paged, query_starts: Tensor, tiles: Tiles, out: Tensor, choice: PrefillChoice
+) -> None:
     _, num_heads, dim = q.shape
     num_kv_heads, page = paged.cache.shape[2:4]
-    group, choice = num_heads // num_kv_heads, choice or choose_prefill(dim, paged.cache.dtype)
-    launch(kernels.prefill_kernel, (tiles.seqs.shape[0], num_kv_heads), 
+    group = num_heads // num_kv_heads
+    if choice.cuda:  # asked for and not possible
+        choice = choose_prefill(dim, paged.cache.dtype)
+    launch(
+        kernels.prefill_kernel, (tiles.seqs.shape[0], num_kv_heads),
         q, paged.cache, paged.page_table, paged.lengths if paged.rows is None else paged.rows, query_starts, paged.lengths, tiles.seqs,
         tiles.starts, out, paged.score_scale, paged.kv_scales[1], paged.cache.stride(0), paged.page_table.stride(0), num_kv_heads,
         WINDOW=paged.window, HAS_ROWS=paged.rows is not None, G=group, D=dim, DP=triton.next_power_of_2(dim), PAGE=page,
         BM=prefill_rows(group, dim), BN=choice.keys, num_warps=choice.warps, num_stages=choice.stages, overlap=overlap(q.shape[0]),
+    )  # fmt: skip
+
+
+def cuda_prefill(
+    q: Tensor, paged: Paged, query_starts: Tensor, tiles: Tiles, out: Tensor, choice: PrefillChoice
+) -> None:
+    num_kv_heads, page = paged.cache.shape[2:4]
+    defines = {
+        "GROUP": q.shape[1] // num_kv_heads,
+        "PAGE": page,
+        "KV_FP8": int(paged.cache.dtype == torch.float8_e4m3fn),
+    }
+    items = tiles.seqs.shape[0] * num_kv_heads
+    kernel(PREFILL_SOURCE, "paged_prefill", defines, shared=PREFILL_SHARED).launch(
+        (min(items, num_processors()), 1, 1), 384,
+        [out, q, paged.cache, paged.page_table, paged.rows, query_starts, paged.lengths, tiles.seqs, tiles.starts,
+         ctypes.c_longlong(paged.cache.stride(0) * paged.cache.element_size()), ctypes.c_int(paged.page_table.stride(0)),
+         ctypes.c_int(num_kv_heads), ctypes.c_int(items), ctypes.c_int(paged.window), ctypes.c_float(paged.score_scale),
+         ctypes.c_float(paged.kv_scales[1])],
     )  # fmt: skip

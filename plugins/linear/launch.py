@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from ingot.plugins.linear import kernels
 from ingot.plugins.overlap import LATE, overlap
 from ingot.plugins.packed import launch
 from ingot.plugins.quantize.launch import Quantized
+from ingot.plugins.variants import Variants
 
 SOURCE = Path(__file__).with_name("skinny.cu")
 INT4_SOURCE = Path(__file__).with_name("skinny_int4.cu")
@@ -65,9 +66,11 @@ def bucket_of(num_rows: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choices:
-    """What the tuner found fastest, by scheme, (N, K) and row bucket; a sound guess where it found nothing."""
+    """What the tuner found fastest: linears by scheme, (N, K) and row bucket, a sound guess where it found nothing; and the
+    other kernels' variants."""
 
     tuned: Mapping[tuple[str, int, int, int], Choice]
+    variants: Variants = field(default_factory=Variants)
 
     def pick(self, scheme: Scheme, n: int, k: int, num_rows: int) -> Choice:
         bucket = bucket_of(num_rows)

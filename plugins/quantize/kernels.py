@@ -18,8 +18,11 @@ def after_previous(PDL: tl.constexpr):
 
 @triton.jit
 def store_row(value, column, inside, width, pre_scale, input_scale, out, out_scale, PRE: tl.constexpr, MODE: tl.constexpr,
-              STATIC: tl.constexpr):  # fmt: skip
-    """Ends a kernel of one row a program: multiplies by pre_scale, rounds float32 `value` to out's type, stores its scale."""
+              STATIC: tl.constexpr, SATURATES: tl.constexpr = False):  # fmt: skip
+    """Ends a kernel of one row a program: multiplies by pre_scale, rounds float32 `value` to out's type, stores its scale.
+
+    SATURATES: the conversion to e4m3 clamps by itself, as a GPU's does.
+    """
     row = tl.program_id(0).to(tl.int64)
     if PRE:
         value *= tl.load(pre_scale + column, mask=inside, other=0.0).to(tl.float32)
@@ -33,7 +36,9 @@ def store_row(value, column, inside, width, pre_scale, input_scale, out, out_sca
         else:
             amax = tl.max(tl.abs(value), 0)
             scale = tl.where(amax > 0, tl.maximum(tl.div_rn(amax, limit), 1.1754944e-38), 1.0)
-        value = tl.minimum(tl.maximum(value * (1.0 / scale), lowest), limit)
+        value = value * (1.0 / scale)
+        if MODE != FP8 or not SATURATES:
+            value = tl.minimum(tl.maximum(value, lowest), limit)
         if MODE == INT8:
             value = (value + 12582912.0) - 12582912.0  # to the nearest even integer: float32 has no bits left for more
         tl.store(out + row * width + column, value.to(out.dtype.element_ty), mask=inside)

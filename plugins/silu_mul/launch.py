@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import triton
 from torch import Tensor
@@ -13,7 +15,19 @@ from ingot.plugins.quantize.launch import MODES, Quantized, ending, warps_for
 from ingot.plugins.silu_mul import kernels
 
 
-def silu_mul(gate_up: Tensor, reader: Weight[Tensor] | None) -> Tensor | Quantized:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiluChoice:
+    """`fast`: see kernels.silu. `warps`: of a program that rounds a row, where there are many rows; 0: as for few."""
+
+    fast: bool = False
+    warps: int = 0
+
+
+USUAL = SiluChoice()
+MANY = 512  # rows
+
+
+def silu_mul(gate_up: Tensor, reader: Weight[Tensor] | None, choice: SiluChoice = SiluChoice()) -> Tensor | Quantized:
     """(T, 2F) -> (T, F) as `reader` wants it."""
     num_rows, width = gate_up.shape[0], gate_up.shape[1] // 2
     if reader is None or (reader.scheme not in MODES and reader.pre_scale is None):
@@ -25,6 +39,7 @@ def silu_mul(gate_up: Tensor, reader: Weight[Tensor] | None) -> Tensor | Quantiz
             gate_up,
             out,
             width,
+            FAST=choice.fast,
             BLOCK=block,
             num_warps=4,
             overlap=overlap(num_rows),
@@ -36,8 +51,9 @@ def silu_mul(gate_up: Tensor, reader: Weight[Tensor] | None) -> Tensor | Quantiz
         (num_rows,),
         gate_up,
         width=width,
+        FAST=choice.fast,
         BLOCK=block,
-        num_warps=warps_for(block),
+        num_warps=choice.warps if choice.warps and num_rows >= MANY else warps_for(block),
         overlap=overlap(num_rows),
         **end.args,
     )

@@ -1,0 +1,102 @@
+"""The build's choice between kernels: only what is right is timed, only what is faster is taken, and the file keeps it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tests.exactness import assert_as_exact_as_torch
+
+from ingot.network.config import ModelConfig
+from ingot.network.weights import Scheme, Weight
+from ingot.plugins import trial
+from ingot.plugins.attention.launch import PrefillChoice, choose_prefill
+from ingot.plugins.linear.launch import Choices
+from ingot.plugins.linear.tune import read_choices, write_choices
+from ingot.plugins.overlap import Overlap
+from ingot.plugins.silu_mul.launch import SiluChoice
+from ingot.plugins.trial import Trial, decide
+from ingot.plugins.tune import PrefillCase, prefill_ways, silu_trial
+from ingot.plugins.variants import Variants
+
+CONFIG = ModelConfig(
+    family="llama", vocab_size=64, hidden_size=256, intermediate_size=96, num_layers=1, num_heads=4, num_kv_heads=2, head_dim=64,
+    max_position=2048, rms_norm_eps=1e-5, rope_theta=10_000.0, windows=(0,),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("second", "error", "best"),
+    [
+        (0.5, 0.01, "new"),
+        (0.5, 0.03, "usual"),
+        (0.5, float("nan"), "usual"),
+        (0.995, 0.01, "usual"),
+        (2.0, 0.0, "usual"),
+    ],
+)
+def test_a_way_must_be_right_and_faster(
+    monkeypatch: pytest.MonkeyPatch, second: float, error: float, best: str
+) -> None:
+    truth = torch.ones(100)
+    errors, times = {"usual": 0.012, "new": error}, {"usual": 1.0, "new": second}
+    ran: list[str] = []
+
+    def timed(call: object) -> float:
+        assert callable(call)
+        call()
+        return times[ran[-1]]
+
+    monkeypatch.setattr(trial, "seconds", timed)
+    verdict = decide(
+        Trial(name="t", ways=["usual", "new"], check=lambda way: truth * (1 + errors[way]), truth=truth, run=ran.append)
+    )
+    assert verdict.best == best
+    assert ("new" in ran) == (error < 0.024)
+
+
+@pytest.mark.parametrize("kv", ["auto", "fp8"])
+def test_the_prefill_case_is_what_the_kernel_computes(device: torch.device, dtype: torch.dtype, kv: str) -> None:
+    kv_dtype = torch.float8_e4m3fn if kv == "fp8" else dtype
+    case = PrefillCase(CONFIG, dtype, kv_dtype, 16, [40, 1, 7], [40, 60, 90], device=str(device))
+    out, truth = case.run(choose_prefill(64, kv_dtype)), case.truth()
+    assert_as_exact_as_torch(out, truth.to(dtype), truth)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kv", [torch.bfloat16, torch.float8_e4m3fn])
+@pytest.mark.parametrize("window", [0, 100])
+@pytest.mark.parametrize(("heads", "page"), [((32, 8), 16), ((7, 1), 32), ((4, 4), 64), ((16, 2), 256)])
+def test_every_way_to_prefill_is_right(kv: torch.dtype, window: int, heads: tuple[int, int], page: int) -> None:
+    config = replace(CONFIG, num_heads=heads[0], num_kv_heads=heads[1], head_dim=128)
+    counts, lengths = [40, 2, 7, 130, 33, 513, 300], [40, 60, 90, 131, 700, 513, 1333]
+    case = PrefillCase(config, torch.bfloat16, kv, page, counts, lengths, window=window)
+    truth, usual = case.truth(), case.run(choose_prefill(128, kv))
+    ways = prefill_ways(case)
+    assert PrefillChoice(cuda=True) in ways
+    for way in ways:
+        assert_as_exact_as_torch(case.run(way), usual, truth)
+
+
+@pytest.mark.parametrize(
+    ("device", "scheme"),
+    [("cpu", Scheme.NONE), ("cpu", Scheme.INT8)]
+    + [pytest.param("cuda", scheme, marks=pytest.mark.gpu) for scheme in (Scheme.NONE, Scheme.FP8, Scheme.INT8)],
+    indirect=["device"],
+)
+def test_every_way_to_silu_is_right(device: torch.device, dtype: torch.dtype, scheme: Scheme) -> None:
+    reader = Weight(scheme=scheme, data=torch.empty(0, device=device))
+    asked = silu_trial(CONFIG, reader, dtype, 8, check_rows=3 if device.type == "cpu" else 600)
+    usual = asked.check(asked.ways[0])
+    for way in asked.ways:
+        assert_as_exact_as_torch(asked.check(way), usual, asked.truth)
+
+
+def test_variants_survive_their_file(tmp_path: Path) -> None:
+    variants = Variants(
+        prefill=PrefillChoice(cuda=True), silu=SiluChoice(fast=True, warps=16), overlap=Overlap(early=4, late=64)
+    )
+    write_choices(Choices(tuned={}, variants=variants), tmp_path / "choices.json")
+    assert read_choices(tmp_path / "choices.json").variants == variants
