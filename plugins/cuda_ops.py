@@ -22,10 +22,13 @@ from ingot.network.weights import Scheme, Weight
 from ingot.plugins.attention.launch import (
     DecodeChoice,
     Paged,
+    Rotation,
     Tiles,
     Workspace,
     decode,
     prefill,
+    rotate_and_decode,
+    rotates_within,
 )
 from ingot.plugins.attention.tiles import plan_tiles, prefill_rows
 from ingot.plugins.linear.launch import Choices, run_linear
@@ -53,6 +56,13 @@ class Gated:
     """silu_mul not computed yet: the linear that reads it knows how to round it."""
 
     gate_up: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unrotated:
+    """The qkv product of a decode step, which attention rotates itself."""
+
+    qkv: Tensor
 
 
 class CudaOps:
@@ -102,23 +112,40 @@ class CudaOps:
         rows, k = (x.values if isinstance(x, Quantized) else x).shape
         return run_linear(x, weight, self.choices.pick(weight.scheme, n, k, rows), out_dtype=self._dtype)
 
-    def rope(self, layer: int, qkv: Tensor, batch: Batch[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        config, norms = self._config, None
-        if config.qk_norm:
-            norms = self._weights[f"layers.{layer}.q_norm"].data, self._weights[f"layers.{layer}.k_norm"].data
+    def rope(self, layer: int, qkv: Tensor, batch: Batch[Tensor]) -> tuple[Tensor | Unrotated, Tensor, Tensor]:
+        if self._variants.rotate_in_attention and self._rotates_itself(batch):
+            return Unrotated(qkv=qkv), qkv, qkv
+        config = self._config
         q = rope_and_write(
-            qkv, batch.positions, batch.slots, self._table, self.caches[layer], num_heads=config.num_heads, norms=norms,
-            eps=config.rms_norm_eps, kv_scales=self._kv_scales[layer],
+            qkv, batch.positions, batch.slots, self._table, self.caches[layer], num_heads=config.num_heads,
+            norms=self._head_norms(layer), eps=config.rms_norm_eps, kv_scales=self._kv_scales[layer],
         )  # fmt: skip
         return q, qkv, qkv  # k and v are in the cache already
 
-    def attention(self, layer: int, q: Tensor, k: Tensor, v: Tensor, batch: Batch[Tensor]) -> Tensor:
+    def _rotates_itself(self, batch: Batch[Tensor]) -> bool:
+        if not isinstance(batch, CudaBatch) or not batch.all_rows or batch.tiles is not None:
+            return False
+        return rotates_within(self._config.head_dim, self._dtype, batch.decode_choice)
+
+    def _head_norms(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        if not self._config.qk_norm:
+            return None
+        return self._weights[f"layers.{layer}.q_norm"].data, self._weights[f"layers.{layer}.k_norm"].data
+
+    def attention(self, layer: int, q: Tensor | Unrotated, k: Tensor, v: Tensor, batch: Batch[Tensor]) -> Tensor:
         step = batch if isinstance(batch, CudaBatch) else classified(batch, self._config, self.caches[0])
-        out = torch.empty_like(q)
         paged = Paged(
             cache=self.caches[layer], page_table=step.page_table, rows=step.rows, lengths=step.kv_lengths,
             window=self._config.windows[layer], kv_scales=self._kv_scales[layer],
         )  # fmt: skip
+        if isinstance(q, Unrotated):
+            assert step.decode_choice is not None
+            config = self._config
+            out = torch.empty(len(q.qkv), config.num_heads, config.head_dim, dtype=self._dtype, device=q.qkv.device)
+            rotation = Rotation(table=self._table, norms=self._head_norms(layer), eps=config.rms_norm_eps)
+            rotate_and_decode(q.qkv, rotation, paged, out, self._work, step.decode_choice)
+            return out.flatten(1)
+        out = torch.empty_like(q)
         if step.num_decodes:
             assert step.decode_choice is not None
             n = step.num_decodes

@@ -15,15 +15,20 @@ from torch import Tensor
 from ingot.network.config import ModelConfig
 from ingot.network.decoder import decoder
 from ingot.network.ops import Ops
+from ingot.network.rope import inverse_frequencies
 from ingot.network.weights import Weight
 from ingot.plugins.attention.launch import (
     Paged,
     PrefillChoice,
+    Rotation,
     Tiles,
+    Workspace,
     choose_decode,
     choose_prefill,
+    decode,
     fits_cuda_prefill,
     prefill,
+    rotate_and_decode,
 )
 from ingot.plugins.attention.reference import attend
 from ingot.plugins.attention.tiles import plan_tiles, prefill_rows
@@ -32,6 +37,8 @@ from ingot.plugins.linear.launch import Choices
 from ingot.plugins.linear.tune import tune
 from ingot.plugins.overlap import Overlap, supported
 from ingot.plugins.quantize.launch import Quantized
+from ingot.plugins.rope.launch import rope_and_write, rope_table
+from ingot.plugins.rope.reference import cos_sin, split_and_rotate
 from ingot.plugins.silu_mul.launch import MANY, SiluChoice, silu_mul
 from ingot.plugins.silu_mul.reference import silu_mul as true_silu_mul
 from ingot.plugins.trial import Trial, Verdict, decide
@@ -60,6 +67,9 @@ def tune_engine(
     assert isinstance(attention, PrefillChoice)
     assert isinstance(activation, SiluChoice)
     variants = replace(variants, prefill=attention, silu=activation)
+    if config.head_dim == 128 and dtype == torch.bfloat16:
+        rotates = best(rotation_trial(config, dtype, kv_dtype, page))
+        variants = replace(variants, rotate_in_attention=bool(rotates))
     if supported():
         late = [n for n in (16, 64) if best(overlap_trial(config, weights, choices, dtype, kv_dtype, page, n)) == n]
         variants = replace(variants, overlap=Overlap(late=max(late, default=0)))
@@ -153,6 +163,87 @@ def silu_trial(
         check=lambda way: run(small, way),
         truth=truth,
         run=lambda way: silu_mul(large, reader, way if isinstance(way, SiluChoice) else SiluChoice()),
+    )
+
+
+class RotationCase:
+    """One new token's qkv product at the ends of contexts of `lengths`, whose newest slot and all stale ones hold NaN."""
+
+    def __init__(
+        self, config: ModelConfig, dtype: torch.dtype, kv_dtype: torch.dtype, page: int, lengths: list[int], device: str = "cuda"
+    ) -> None:  # fmt: skip
+        self.config, self.lengths = config, lengths
+        heads, kv_heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
+        self.past = PrefillCase(config, dtype, kv_dtype, page, [1] * len(lengths), lengths, device)
+        self.paged, self.last = self.past.paged, self.past.paged.lengths.long() - 1
+        self.qkv = torch.randn(len(lengths), (heads + 2 * kv_heads) * dim, device=device).to(dtype)
+        norms = [torch.rand(dim, device=device).to(dtype) + 0.5 for _ in range(2)] if config.qk_norm else None
+        self.norms = None if norms is None else (norms[0], norms[1])
+        self.frequencies = inverse_frequencies(config)
+        self.table = rope_table(self.frequencies, max(lengths), self.last.device)
+        self.work = Workspace.allocate(len(lengths), heads, dim, self.last.device)
+        pages = self.paged.page_table.gather(1, (self.last // page).unsqueeze(1)).squeeze(1)
+        self.slots = pages * page + self.last % page
+        group = heads // kv_heads
+        self.choice = choose_decode(len(lengths), kv_heads, group, dim, kv_dtype, max(lengths))
+
+    def newest(self) -> Tensor:
+        """(2, S, K, D) keys and values at the newest slots."""
+        page = self.paged.cache.shape[3]
+        return self.paged.cache.transpose(0, 1)[self.slots.long() // page, :, :, self.slots.long() % page].transpose(
+            0, 1
+        )
+
+    def run(self, within: object) -> Tensor:
+        config = self.config
+        out = torch.empty(
+            len(self.lengths), config.num_heads, config.head_dim, dtype=self.qkv.dtype, device=self.qkv.device
+        )
+        if within:
+            rotation = Rotation(table=self.table, norms=self.norms, eps=config.rms_norm_eps)
+            rotate_and_decode(self.qkv, rotation, self.paged, out, self.work, self.choice)
+            return out
+        q = rope_and_write(
+            self.qkv, self.last.int(), self.slots, self.table, self.paged.cache, num_heads=config.num_heads, norms=self.norms,
+            eps=config.rms_norm_eps, kv_scales=self.paged.kv_scales,
+        )  # fmt: skip
+        decode(q, self.paged, out, self.work, self.choice)
+        return out
+
+    def check(self, within: object) -> Tensor:
+        """The output, then what was written, from poisoned slots."""
+        page, at = self.paged.cache.shape[3], self.slots.long()
+        bits = (
+            self.paged.cache.view(torch.uint8)
+            if self.paged.cache.dtype.itemsize == 1
+            else self.paged.cache.view(torch.int16)
+        )
+        bits[:, at // page, :, at % page] = 0x7F if self.paged.cache.dtype.itemsize == 1 else 0x7FC0  # NaN
+        out = self.run(within)
+        return torch.cat((out.float().flatten(), self.newest().float().flatten()))
+
+    def truth(self) -> Tensor:
+        config, kv_dtype = self.config, self.paged.cache.dtype
+        cos, sin = cos_sin(self.last, self.frequencies, torch.float32)
+        norms = None if self.norms is None else (self.norms[0].float(), self.norms[1].float())
+        q, k, v = split_and_rotate(
+            self.qkv.float(), cos, sin, num_heads=config.num_heads, num_kv_heads=config.num_kv_heads, norms=norms,
+            eps=config.rms_norm_eps,
+        )  # fmt: skip
+        outs = []
+        for s, kept in enumerate(self.past.keys):
+            new = torch.stack((k[s], v[s])).to(self.qkv.dtype).to(kv_dtype).float().unsqueeze(1)
+            keys, values = torch.cat((kept[:, :-1].float(), new), 1)
+            outs.append(attend(q[s : s + 1], keys, values, self.paged.window))
+        return torch.cat((torch.cat(outs).flatten(), k.flatten(), v.flatten()))
+
+
+def rotation_trial(config: ModelConfig, dtype: torch.dtype, kv_dtype: torch.dtype, page: int) -> Trial[object]:
+    """Ways: whether decode attention rotates by itself."""
+    small = RotationCase(config, dtype, kv_dtype, page, [1, 16, 17, 100, 33, 1025])
+    large = RotationCase(config, dtype, kv_dtype, page, [CONTEXT] * 16)
+    return Trial(
+        name="rotation in attention", ways=[False, True], check=small.check, truth=small.truth(), run=large.run
     )
 
 

@@ -15,4 +15,5 @@ from ingot.plugins.silu_mul.launch import SiluChoice
 class Variants:
     prefill: PrefillChoice | None = None  # None: as attention.launch.choose_prefill says
     silu: SiluChoice = field(default_factory=SiluChoice)
+    rotate_in_attention: bool = False  # of decode steps: no kernel of its own for RoPE and the KV write
     overlap: Overlap = field(default_factory=Overlap)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor
 from ingot.network.config import ModelConfig
 from ingot.plugins.attention import kernels
 from ingot.plugins.attention.tiles import prefill_rows
-from ingot.plugins.cubin import kernel
+from ingot.plugins.cubin import Argument, kernel
 from ingot.plugins.overlap import LATE, overlap
 from ingot.plugins.packed import launch
 
@@ -87,9 +88,12 @@ def choose_decode(
     return DecodeChoice(splits=splits, cuda=cuda, warps=8, sub=1)
 
 
-def decode_defines(choice: DecodeChoice, *, dim: int, group: int, page: int, fp8: bool, late: bool) -> dict[str, int]:
+def decode_defines(
+    choice: DecodeChoice, *, dim: int, group: int, page: int, fp8: bool, late: bool, rotates: bool = False
+) -> dict[str, int]:
     """What decode.cu is compiled with."""
     return {
+        "ROTATES": int(rotates),
         "HEAD_DIM": dim, "GROUP": group, "PAGE": page, "KV_FP8": int(fp8), "WARPS": choice.warps, "SUB": choice.sub, "LATE": int(late),
     }  # fmt: skip
 
@@ -97,17 +101,62 @@ def decode_defines(choice: DecodeChoice, *, dim: int, group: int, page: int, fp8
 def compile_decode(
     config: ModelConfig, max_num_seqs: int, max_length: int, page: int, dtype: torch.dtype, kv_dtype: torch.dtype
 ) -> None:
-    """Has the CUDA C++ decode kernel in the kernel cache in every form that batches up to max_num_seqs choose."""
-    group, fp8 = config.num_heads // config.num_kv_heads, kv_dtype == torch.float8_e4m3fn
+    """Has the CUDA C++ decode kernel in the kernel cache in every form that batches up to max_num_seqs choose, but for those
+    that rotate: they run in captured steps alone."""
+    dim, group, fp8 = config.head_dim, config.num_heads // config.num_kv_heads, kv_dtype == torch.float8_e4m3fn
     for num_seqs in range(1, max_num_seqs + 1):
-        choice = choose_decode(num_seqs, config.num_kv_heads, group, config.head_dim, kv_dtype, max_length)
+        choice = choose_decode(num_seqs, config.num_kv_heads, group, dim, kv_dtype, max_length)
         if choice.cuda and dtype == torch.bfloat16:
             late = overlap(num_seqs) == LATE
-            kernel(
-                SOURCE,
-                "paged_decode",
-                decode_defines(choice, dim=config.head_dim, group=group, page=page, fp8=fp8, late=late),
-            )
+            defines = decode_defines(choice, dim=dim, group=group, page=page, fp8=fp8, late=late)
+            kernel(SOURCE, "paged_decode", defines)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rotation:
+    """What turns a qkv product into rotated queries, keys and values; see rope/launch.py."""
+
+    table: Tensor  # (positions, D) float32
+    norms: tuple[Tensor, Tensor] | None
+    eps: float
+
+
+def rotates_within(dim: int, dtype: torch.dtype, choice: DecodeChoice | None) -> bool:
+    """Whether decode.cu can rotate queries and write keys and values itself."""
+    return choice is not None and choice.cuda and dim == 128 and dtype == torch.bfloat16
+
+
+def rotate_and_decode(
+    qkv: Tensor, rotation: Rotation, paged: Paged, out: Tensor, work: Workspace, choice: DecodeChoice
+) -> None:
+    """`decode` of qkv (S, (H + 2K) * D), not rotated yet, whose keys and values go to the cache at position length - 1."""
+    num_heads = out.shape[1]
+    norms = rotation.norms or (None, None)
+    more = [rotation.table, *norms, ctypes.c_float(rotation.eps), ctypes.c_float(paged.kv_scales[0])]
+    cuda_decode(qkv, paged, out, work, choice, num_heads // paged.cache.shape[2], more)
+
+
+def cuda_decode(
+    q: Tensor,
+    paged: Paged,
+    out: Tensor,
+    work: Workspace,
+    choice: DecodeChoice,
+    group: int,
+    more: Sequence[Argument] = (),
+) -> None:
+    num_seqs, _, dim = out.shape
+    num_kv_heads, page = paged.cache.shape[2:4]
+    early_or_late, fp8 = overlap(num_seqs), paged.cache.dtype == torch.float8_e4m3fn
+    late = early_or_late == LATE
+    defines = decode_defines(choice, dim=dim, group=group, page=page, fp8=fp8, late=late, rotates=bool(more))
+    kernel(SOURCE, "paged_decode", defines).launch(
+        (choice.splits, num_kv_heads, num_seqs), 32 * choice.warps,
+        [out, q, paged.cache, paged.page_table, paged.rows, paged.lengths, work.partial, work.counters,
+         ctypes.c_longlong(paged.cache.stride(0) * paged.cache.element_size()), ctypes.c_int(paged.page_table.stride(0)),
+         ctypes.c_int(paged.window), ctypes.c_float(paged.score_scale), ctypes.c_float(paged.kv_scales[1]), *more],
+        overlap=early_or_late > 0,
+    )  # fmt: skip
 
 
 def decode(q: Tensor, paged: Paged, out: Tensor, work: Workspace, choice: DecodeChoice) -> None:
@@ -117,16 +166,7 @@ def decode(q: Tensor, paged: Paged, out: Tensor, work: Workspace, choice: Decode
     group = num_heads // num_kv_heads
     grid = (choice.splits, num_kv_heads, num_seqs)
     if choice.cuda and q.dtype == torch.bfloat16:
-        fp8 = paged.cache.dtype == torch.float8_e4m3fn
-        early_or_late = overlap(num_seqs)
-        defines = decode_defines(choice, dim=dim, group=group, page=page, fp8=fp8, late=early_or_late == LATE)
-        kernel(SOURCE, "paged_decode", defines).launch(
-            grid, 32 * choice.warps,
-            [out, q, paged.cache, paged.page_table, paged.rows, paged.lengths, work.partial, work.counters,
-             ctypes.c_longlong(paged.cache.stride(0) * paged.cache.element_size()), ctypes.c_int(paged.page_table.stride(0)),
-             ctypes.c_int(paged.window), ctypes.c_float(paged.score_scale), ctypes.c_float(paged.kv_scales[1])],
-            overlap=early_or_late > 0,
-        )  # fmt: skip
+        cuda_decode(q, paged, out, work, choice, group)
         return
     padded = triton.next_power_of_2(dim)
     launch(kernels.decode_kernel, grid, 

@@ -18,7 +18,7 @@ from ingot.plugins.linear.tune import read_choices, write_choices
 from ingot.plugins.overlap import Overlap
 from ingot.plugins.silu_mul.launch import SiluChoice
 from ingot.plugins.trial import Trial, decide
-from ingot.plugins.tune import PrefillCase, prefill_ways, silu_trial
+from ingot.plugins.tune import PrefillCase, RotationCase, prefill_ways, silu_trial
 from ingot.plugins.variants import Variants
 
 CONFIG = ModelConfig(
@@ -80,6 +80,35 @@ def test_every_way_to_prefill_is_right(kv: torch.dtype, window: int, heads: tupl
         assert_as_exact_as_torch(case.run(way), usual, truth)
 
 
+def test_the_rotation_case_is_what_the_kernels_compute(device: torch.device, dtype: torch.dtype) -> None:
+    case = RotationCase(replace(CONFIG, qk_norm=True), dtype, dtype, 16, [1, 16, 40], str(device))
+    truth = case.truth()
+    assert_as_exact_as_torch(case.check(False), truth.to(dtype), truth)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kv", [torch.bfloat16, torch.float8_e4m3fn])
+@pytest.mark.parametrize(
+    ("heads", "page", "qk_norm", "lengths"),
+    [
+        ((32, 8), 32, False, [1, 16, 17, 100, 1025, 2000]),
+        ((16, 2), 16, True, [33, 1, 4000]),
+        ((4, 4), 64, False, [7, 64, 65] * 60),  # many blocks: two warps each
+        ((8, 1), 16, False, [512] * 130 + [31]),
+    ],
+)
+def test_attention_that_rotates_is_as_right(
+    kv: torch.dtype, heads: tuple[int, int], page: int, qk_norm: bool, lengths: list[int]
+) -> None:
+    config = replace(
+        CONFIG, num_heads=heads[0], num_kv_heads=heads[1], head_dim=128, qk_norm=qk_norm, max_position=4096
+    )
+    case = RotationCase(config, torch.bfloat16, kv, page, lengths)
+    usual = case.check(False)
+    assert_as_exact_as_torch(case.check(True), usual, case.truth())
+    assert not case.work.counters.any()
+
+
 @pytest.mark.parametrize(
     ("device", "scheme"),
     [("cpu", Scheme.NONE), ("cpu", Scheme.INT8)]
@@ -96,7 +125,10 @@ def test_every_way_to_silu_is_right(device: torch.device, dtype: torch.dtype, sc
 
 def test_variants_survive_their_file(tmp_path: Path) -> None:
     variants = Variants(
-        prefill=PrefillChoice(cuda=True), silu=SiluChoice(fast=True, warps=16), overlap=Overlap(early=4, late=64)
+        prefill=PrefillChoice(cuda=True),
+        silu=SiluChoice(fast=True, warps=16),
+        overlap=Overlap(early=4, late=64),
+        rotate_in_attention=True,
     )
     write_choices(Choices(tuned={}, variants=variants), tmp_path / "choices.json")
     assert read_choices(tmp_path / "choices.json").variants == variants
