@@ -63,7 +63,7 @@ doctor: $(VENV)/.demo ## what this machine has, what it lacks and what brings it
 	$(VENV)/bin/ingot doctor
 
 ##@ Develop
-.PHONY: dev lint format types unit bench figures gpu-test tensorrt-check docs wheel clean
+.PHONY: dev lint format types unit bench figures gpu-test gpu-try tensorrt-check docs wheel clean
 dev: $(VENV)/.dev ## the virtual environment with every tool, at pinned versions
 
 lint: $(VENV)/.dev ## ruff: rules and formatting
@@ -82,6 +82,9 @@ unit: $(VENV)/.dev triton-home ## pytest without the GPU tests
 
 gpu-test: ## the tests that need an NVIDIA GPU: make gpu-test PY=python3 on a machine with its own torch
 	$(PY) -m pytest -m gpu
+
+gpu-try: ## check and time every way a kernel can run, on one Hopper GPU, 8 minutes: make gpu-try PY=python3
+	$(PY) benchmarks/gpu_try.py
 
 bench: $(VENV)/.dev ## the CPU benchmarks; each prints a table and one JSON line (RECORD=--record keeps it)
 	$(PY) benchmarks/scheduler.py $(RECORD)
