@@ -31,6 +31,7 @@ from ingot.plugins.random_weights import random_weights
 from ingot.plugins.rms_norm.launch import rms_norm
 from ingot.plugins.trial import Trial, Verdict, decide, seconds
 from ingot.plugins.tune import PrefillCase, decode_batch, prefill_trial, prefill_ways, rotation_trial, silu_trial
+from ingot.plugins.tune_rows import preparation_trial
 from ingot.plugins.variants import Variants
 
 CONFIG = ModelConfig(
@@ -47,7 +48,11 @@ PREDICTED = {
     "rotation in attention": "1.2 of rope + attention at 16 rows",
     "step: late overlap": "1.03-1.07 at 16 rows, 1.02 at 64",
     "step: rotation": "1.015-1.02 at 1 and 16 rows",
-    "step: all": "1.05 at 1 row in fp8, 1.06 at 16",
+    "step: prepared": "1.03-1.04 at 1 row in fp8, 1.015 in bf16; other sizes the same",
+    "step: all": "1.05 at 1 row in fp8, 1.05-1.08 at 16",
+    "linears that prepare 1 rows": "1.1 in fp8, 1.04 in bf16",
+    "linears that prepare 2 rows": "1.1 in fp8, 1.04 in bf16",
+    "linears that prepare 4 rows": "1.05 in fp8, 1.0 in bf16",
     "pack": "same numbers; a launch in 12 us",
 }
 
@@ -93,11 +98,21 @@ def rotation() -> Iterator[dict[str, Any]]:
         yield from told(rotation_trial(CONFIG, BF16, kv, PAGE), f"{mode} 16x384")
 
 
+def preparation() -> Iterator[dict[str, Any]]:
+    for mode, (scheme, _) in MODES.items():
+        weights = random_weights(CONFIG, scheme, BF16, torch.device("cuda"))
+        for rows in (1, 2, 4):
+            yield from told(preparation_trial(CONFIG, weights, Choices(tuned={}), BF16, rows), f"{mode} {rows} rows")
+        del weights
+        torch.cuda.empty_cache()
+
+
 STEPS = {
     "usual": Variants(),
     "step: late overlap": Variants(overlap=Overlap(late=64)),
     "step: rotation": Variants(rotate_in_attention=True),
-    "step: all": Variants(overlap=Overlap(late=64), rotate_in_attention=True),
+    "step: prepared": Variants(prepared_rows=4),
+    "step: all": Variants(overlap=Overlap(late=64), rotate_in_attention=True, prepared_rows=4),
 }
 
 
@@ -156,6 +171,7 @@ SECTIONS: dict[str, tuple[Callable[[], Iterator[dict[str, Any]]], int]] = {  # a
     "rotation": (rotation, 90),
     "silu": (silu, 90),
     "prefill": (prefill, 150),
+    "preparation": (preparation, 90),
     "step": (step, 180),
 }
 

@@ -42,6 +42,7 @@ from ingot.plugins.rope.reference import cos_sin, split_and_rotate
 from ingot.plugins.silu_mul.launch import MANY, SiluChoice, silu_mul
 from ingot.plugins.silu_mul.reference import silu_mul as true_silu_mul
 from ingot.plugins.trial import Trial, Verdict, decide
+from ingot.plugins.tune_rows import preparation_trial
 from ingot.plugins.variants import Variants
 
 LAYERS = 4  # of the decode step that overlap is tried on
@@ -70,6 +71,8 @@ def tune_engine(
     if config.head_dim == 128 and dtype == torch.bfloat16:
         rotates = best(rotation_trial(config, dtype, kv_dtype, page))
         variants = replace(variants, rotate_in_attention=bool(rotates))
+    prepared = [n for n in (1, 4) if best(preparation_trial(config, weights, choices, dtype, n))]
+    variants = replace(variants, prepared_rows=max(prepared, default=0))
     if supported():
         late = [n for n in (16, 64) if best(overlap_trial(config, weights, choices, dtype, kv_dtype, page, n)) == n]
         variants = replace(variants, overlap=Overlap(late=max(late, default=0)))
