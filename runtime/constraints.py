@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ingot.runtime.draw import finite
 from ingot.runtime.plan import Arrival, Slice, TokenMatcher
+from ingot.runtime.transfer import put
 
 FORBIDDEN = float("-inf")
 LEAST_ALLOWED = -1e29  # an allowed token that nothing else wants still beats every forbidden one, at any temperature
@@ -33,8 +34,9 @@ class RowConstraints:
         self._device = device
         self._words = -(-vocab_size // WORD)
         self._bits = torch.arange(WORD, dtype=torch.int32, device=device)
-        self._end = torch.zeros(self._words * WORD, dtype=torch.bool)
-        self._end[list(eos_token_ids)] = True
+        end = torch.zeros(self._words * WORD, dtype=torch.bool)
+        end[list(eos_token_ids)] = True
+        self._end = end.to(device)
         self._followers: dict[int, Follower] = {}
 
     def admit(self, arrival: Arrival) -> None:
@@ -70,10 +72,10 @@ class RowConstraints:
             if not follower.stuck:
                 follower.matcher.fill(masks, i)
         ended = (~masks.any(1)).nonzero().squeeze(1)  # the grammar has been followed to its end, or cannot be any more
-        chosen = torch.tensor(places, device=self._device)
-        allowed = (masks.to(self._device).unsqueeze(-1) >> self._bits & 1).bool().flatten(1)
+        chosen = put(np.array(places, np.int64), self._device)
+        allowed = (put(masks, self._device).unsqueeze(-1) >> self._bits & 1).bool().flatten(1)
         if len(ended):
-            allowed[ended.to(self._device)] = self._end.to(self._device)
+            allowed[put(ended, self._device)] = self._end
         part = finite(logits[chosen]).clamp_min(LEAST_ALLOWED)
         part = part.masked_fill(~allowed[:, : self._vocab_size], FORBIDDEN)
         return logits.index_copy(0, chosen, part)
