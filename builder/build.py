@@ -125,8 +125,10 @@ class Build:
 
         job = self.job
         source = job.digest if quantized is job.checkpoint else quantized.folder.name
-        inputs = self.inputs(checkpoint=source, dtype=job.dtype)
-        packer = Packer(checkpoint=quantized, config=job.config, dtype=getattr(torch, job.dtype))
+        inputs = self.inputs(checkpoint=source, dtype=job.dtype, lm_head=job.recipe.lm_head)
+        packer = Packer(
+            checkpoint=quantized, config=job.config, dtype=getattr(torch, job.dtype), lm_head=job.recipe.lm_head
+        )
         with self.reporter.stage("pack", quantized.nbytes) as advance:
             return self.cache.run("pack", inputs, lambda part: pack(packer, part, advance))
 

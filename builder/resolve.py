@@ -79,6 +79,8 @@ def resolve(recipe: Recipe, *, endpoint: str | None = None) -> Job:
         check_groups(config, quant)
     if recipe.sm and not target.startswith("tensorrt"):
         raise RecipeError(f"--sm says nothing to target {target}.", mend="Leave it out, or use --target tensorrt-rtx.")
+    if recipe.lm_head == "fp8":
+        check_lm_head(config, target)
     if target == "tensorrt-rtx":
         check_rtx({Scheme(quant.removesuffix("-dynamic"))}, recipe.sms)
     dtype = recipe.dtype if recipe.dtype != "auto" else "float32" if target == "cpu" else config.dtype
@@ -93,6 +95,16 @@ def resolve(recipe: Recipe, *, endpoint: str | None = None) -> Job:
         declared=declared,
         limits=plan_limits(recipe, config, target=target, kv_dtype=kv_dtype_of(kv, dtype)),
     )
+
+
+def check_lm_head(config: ModelConfig, target: str) -> None:
+    if config.tie_embeddings:
+        raise RecipeError(
+            "--lm-head fp8 would round the embedding too, which this model shares with its LM head.",
+            mend="Leave --lm-head out.",
+        )
+    if target.startswith("tensorrt"):
+        raise RecipeError(f"--lm-head fp8 says nothing to target {target}.", mend="Leave it out, or use --target cuda.")
 
 
 def check_groups(config: ModelConfig, quant: str) -> None:

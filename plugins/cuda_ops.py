@@ -31,7 +31,7 @@ from ingot.plugins.attention.launch import (
     rotates_within,
 )
 from ingot.plugins.attention.tiles import plan_tiles, prefill_rows
-from ingot.plugins.linear.launch import Choice, Choices, Unprepared, prepares, run_linear, run_unprepared
+from ingot.plugins.linear.launch import Choice, Choices, Library, Unprepared, prepares, run_linear, run_unprepared
 from ingot.plugins.linear.reference import dequantize
 from ingot.plugins.overlap import choose_overlap
 from ingot.plugins.quantize.launch import MODES, Quantized, quantize_rows
@@ -177,9 +177,13 @@ class CudaOps:
         if not (isinstance(batch, CudaBatch) and batch.all_rows):
             x = x[batch.logit_rows]
         weight = self._weights[name]
-        n, k = weight.data.shape
+        choice = self._pick(weight, x)
+        if weight.scheme is Scheme.FP8:
+            # A library's product of rounded rows comes in the compute dtype alone.
+            out_dtype = self._dtype if isinstance(choice, Library) else torch.float32
+            return run_linear(quantize_rows(x, weight), weight, choice, out_dtype=out_dtype).float()
         out_dtype = torch.float32 if x.dtype != torch.float16 else torch.float16
-        return run_linear(x, weight, self.choices.pick(weight.scheme, n, k, x.shape[0]), out_dtype=out_dtype).float()
+        return run_linear(x, weight, choice, out_dtype=out_dtype).float()
 
 
 def needs_ending(weight: Weight[Tensor]) -> bool:

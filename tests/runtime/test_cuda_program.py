@@ -115,6 +115,14 @@ def test_seeds_logprobs_and_penalties_run() -> None:
     assert all(len(text) == 12 and 5 not in text for text in first)
 
 
+def test_a_rounded_lm_head_is_the_references() -> None:
+    weights = random_weights(CONFIG, Scheme.FP8, torch.bfloat16, torch.device("cuda"), lm_head=Scheme.FP8)
+    prompts = make_prompts()
+    texts = serve(CONFIG, weights, prompts, GREEDY, kv=torch.bfloat16)
+    for prompt, text in zip(prompts, texts, strict=True):
+        assert_nearly_best(CONFIG, weights, prompt, text, torch.bfloat16)
+
+
 def test_no_launch_waits_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is sampled: PyTorch raises where a call would wait for the device."""
     from ingot.runtime.programs.cuda import CudaProgram
