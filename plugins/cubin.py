@@ -15,9 +15,10 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -69,7 +70,7 @@ class CudaKernel:
     def launch(self, grid: tuple[int, int, int], threads: int, args: list[Argument], *, overlap: bool = False) -> None:
         """Tensors pass as pointers, None as a null pointer. With `overlap` it may start
         before its predecessor has ended, for which it waits itself: see overlap.py."""
-        values = [
+        holders = [
             ctypes.c_void_p(arg.data_ptr())
             if isinstance(arg, torch.Tensor)
             else ctypes.c_void_p()
@@ -77,18 +78,30 @@ class CudaKernel:
             else arg
             for arg in args
         ]
-        pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
-        attribute = LaunchAttribute(id=PROGRAMMATIC_SERIALIZATION)
-        attribute.value[0] = 1
-        config = LaunchConfig(
-            grid=grid,
+        Launch(self, threads, holders, overlap=overlap).run(grid)
+
+
+class Launch:
+    """A kernel with places for its arguments, whose values may be changed from one run to the next."""
+
+    def __init__(self, kernel: CudaKernel, threads: int, holders: Sequence[Any], *, overlap: bool) -> None:
+        """`holders`: ctypes scalars, c_void_p for pointers."""
+        self.holders = holders
+        self._function = kernel._function
+        self._pointers = (ctypes.c_void_p * len(holders))(*map(ctypes.addressof, holders))
+        self._attribute = LaunchAttribute(id=PROGRAMMATIC_SERIALIZATION)
+        self._attribute.value[0] = 1
+        self._config = LaunchConfig(
             block=(threads, 1, 1),
-            shared=self._shared,
-            stream=torch.cuda.current_stream().cuda_stream,
-            attributes=ctypes.pointer(attribute),
+            shared=kernel._shared,
+            attributes=ctypes.pointer(self._attribute),
             num_attributes=int(overlap),
         )
-        check(driver().cuLaunchKernelEx(ctypes.byref(config), self._function, pointers, None), "launch")
+
+    def run(self, grid: tuple[int, int, int]) -> None:
+        self._config.grid[:] = grid
+        self._config.stream = torch.cuda.current_stream().cuda_stream
+        check(driver().cuLaunchKernelEx(ctypes.byref(self._config), self._function, self._pointers, None), "launch")
 
 
 @cache

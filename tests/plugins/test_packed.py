@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -57,23 +56,29 @@ class FakeKernel:
 
 
 class FakeCuda:
-    launched: list[Any] = []  # noqa: RUF012
-
     def __init__(self, binary: bytes, symbol: str, *, shared: int) -> None:
         self.binary = binary
 
-    def launch(self, grid: Any, threads: int, args: list[Any], *, overlap: bool) -> None:
-        self.launched.append((self.binary, grid, threads, args, overlap))
+
+class FakeLaunch:
+    launched: list[Any] = []  # noqa: RUF012
+
+    def __init__(self, kernel: FakeCuda, threads: int, holders: list[Any], *, overlap: bool) -> None:
+        self.kernel, self.threads, self.holders, self.overlap = kernel, threads, holders, overlap
+
+    def run(self, grid: Any) -> None:
+        given = [holder.value for holder in self.holders]
+        self.launched.append((self.kernel.binary, grid, self.threads, given, self.overlap))
 
 
 @pytest.fixture(autouse=True)
-def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, "_state", packed.State())
     monkeypatch.setattr(packed, "CudaKernel", FakeCuda)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr(FakeCuda, "launched", [])
-    yield
-    packed.parameters.cache_clear()
+    monkeypatch.setattr(packed, "Launch", FakeLaunch)
+    monkeypatch.setattr(FakeLaunch, "launched", [])
+    monkeypatch.setattr(packed, "_parameters", {})
 
 
 def test_what_a_build_launched_is_launched_from_the_engine(tmp_path: Path) -> None:
@@ -87,10 +92,13 @@ def test_what_a_build_launched_is_launched_from_the_engine(tmp_path: Path) -> No
     with compiling.refused():
         packed.launch(kernel, (5, 2), x, 64, rows=1, BLOCK=64, num_warps=2, overlap=1)
     assert kernel.compiled == 3
-    binary, grid, threads, args, overlap = FakeCuda.launched[0]
-    assert (binary, grid, threads, overlap) == (b"binary", (5, 2, 1), 64, True)
-    assert args[0] is x
-    assert [arg if arg is None else arg.value for arg in args[1:]] == [64, 1, None]  # one pointer of scratch
+    with compiling.refused():
+        packed.launch(kernel, (1,), x, 32, rows=9, BLOCK=64, num_warps=2, overlap=1)
+    address = x.data_ptr()
+    assert FakeLaunch.launched == [
+        (b"binary", (5, 2, 1), 64, [address, 64, 1, None], True),  # one pointer of scratch
+        (b"binary", (1, 1, 1), 64, [address, 32, 9, None], True),
+    ]
 
 
 @pytest.mark.parametrize(
