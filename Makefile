@@ -19,8 +19,17 @@ BUILD_ARGS ?=
 SERVE_ARGS ?=
 
 TRITON_ARGS ?=
+JAVASCRIPT := tests/e2e/javascript
+ROOT_DO := $(if $(filter 0,$(shell id -u)),,sudo -n)
 
-export PYTHONPATH := src
+CONFIG ?=
+VLLM ?=
+RUN ?=
+RESULTS ?= benchmarks/results
+PIECES ?=
+TOOLS ?=
+
+export PYTHONPATH := src$(if $(PYTHONPATH),:$(PYTHONPATH))
 export INGOT_TRITON_HOME ?= $(abspath .cache/triton)
 export TOKENIZERS_PARALLELISM := false
 
@@ -28,7 +37,7 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: help demo test
 help: ## list every target
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo; echo "  Variables: MODEL QUANT KV TARGET SM ENGINE BUILD_ARGS SERVE_ARGS TRITON_ARGS PYTHON VENV PIP_ARGS"
+	@echo; echo "  Variables: MODEL QUANT KV TARGET SM ENGINE BUILD_ARGS SERVE_ARGS TRITON_ARGS CONFIG VLLM RUN RESULTS PIECES TOOLS PYTHON VENV PIP_ARGS"
 
 demo: $(VENV)/.demo ## set up, build the bundled model in fp8, serve it, ask it, check the answers
 	$(VENV)/bin/ingot build examples/tiny -o engines/tiny-demo --quant fp8 --kv fp8
@@ -63,7 +72,7 @@ doctor: $(VENV)/.demo ## what this machine has, what it lacks and what brings it
 	$(VENV)/bin/ingot doctor
 
 ##@ Develop
-.PHONY: dev lint format types unit bench figures gpu-test gpu-try tensorrt-check docs wheel clean
+.PHONY: dev lint format types unit javascript chromium bench figures gpu-test gpu-try gpu-sanitize gpu-figures tensorrt-check docs screenshot wheel clean
 dev: $(VENV)/.dev ## the virtual environment with every tool, at pinned versions
 
 lint: $(VENV)/.dev ## ruff: rules and formatting
@@ -77,8 +86,17 @@ format: $(VENV)/.dev ## let ruff mend what it can
 types: $(VENV)/.dev ## mypy --strict
 	$(PY) -m mypy
 
-unit: $(VENV)/.dev triton-home ## pytest without the GPU tests
+unit: $(VENV)/.dev triton-home javascript chromium ## pytest without the GPU tests
 	$(PY) -m pytest -m "not gpu"
+
+javascript: $(JAVASCRIPT)/node_modules/.package-lock.json ## OpenAI's JavaScript client, which a test drives: needs node 20 or newer
+
+chromium: ## the browser that the status page is tested in: by apt, where there is none
+	@for name in chromium chromium-browser google-chrome google-chrome-stable; do command -v $$name > /dev/null && exit 0; done; \
+	  echo "Installing Chromium with apt, for the status page's tests (300 MB of disk)"; \
+	  { $(ROOT_DO) apt-get update -qq && $(ROOT_DO) env DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core > /dev/null; } || \
+	  echo "apt could not install it: install Chromium or Google Chrome yourself, or tests/e2e/test_page.py fails."
 
 gpu-test: ## the tests that need an NVIDIA GPU: make gpu-test PY=python3 on a machine with its own torch
 	$(PY) -m pytest -m gpu
@@ -86,12 +104,22 @@ gpu-test: ## the tests that need an NVIDIA GPU: make gpu-test PY=python3 on a ma
 gpu-try: ## check and time every way a kernel can run, on one Hopper GPU, 8 minutes: make gpu-try PY=python3
 	$(PY) benchmarks/gpu_try.py
 
+gpu-sanitize: ## the kernel tests' smallest shapes under compute-sanitizer: make gpu-sanitize PY=python3 TOOLS="memcheck racecheck initcheck"
+	$(PY) tests/sanitize.py $(TOOLS)
+
+gpu-figures: ## all figures of one GPU, pieces under 10 minutes: make gpu-figures PY=python3 CONFIG=DIR VLLM=SITE RUN=ID PIECES="bf16 fp8kv"
+	$(PY) benchmarks/gpu_figures.py $(PIECES) $(if $(CONFIG),--config $(CONFIG)) $(if $(VLLM),--vllm $(VLLM)) \
+	  $(if $(RUN),--run $(RUN)) --results $(RESULTS)
+
 bench: $(VENV)/.dev ## the CPU benchmarks; each prints a table and one JSON line (RECORD=--record keeps it)
 	$(PY) benchmarks/scheduler.py $(RECORD)
 	$(VENV)/bin/ingot build examples/tiny -o engines/tiny-bench --dtype bfloat16
-	$(PY) benchmarks/offline.py engines/tiny-bench --model examples/tiny $(RECORD)
+	$(PY) benchmarks/against_transformers.py engines/tiny-bench --model examples/tiny $(RECORD)
+	$(VENV)/bin/ingot bench chat engines/tiny-bench --conversations 6 $(if $(RECORD),--output benchmarks/results/cpu.jsonl)
+	$(PY) benchmarks/structured.py engines/tiny-bench $(RECORD)
+	$(PY) benchmarks/vocabulary.py $(RECORD)
 
-figures: $(VENV)/.dev ## write README's figures from benchmarks/results/
+figures: $(VENV)/.dev ## write README's figures and the plot from benchmarks/results/
 	$(PY) benchmarks/report.py
 
 tensorrt-check: $(VENV)/.dev ## prove the TensorRT targets on this machine, a verdict a line
@@ -101,11 +129,21 @@ docs: $(VENV)/.dev ## write docs/cli.md from the commands' own help, docs/openai
 	$(PY) docs/cli_page.py > docs/cli.md
 	$(PY) docs/openai_page.py > docs/openai.md
 
+screenshot: $(VENV)/.dev chromium ## draw docs/status-page.png: the page over the bundled model under load
+	$(VENV)/bin/ingot build examples/tiny -o engines/tiny-bench --dtype bfloat16
+	$(PY) docs/page_shot.py engines/tiny-bench
+
 wheel: $(VENV)/.dev ## sdist and wheel into dist/
 	rm -rf build dist && $(PY) -m pip wheel --no-deps -w dist .
 
 clean: ## remove what the commands made (engines stay)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis $(VENV)
+
+$(JAVASCRIPT)/node_modules/.package-lock.json: $(JAVASCRIPT)/package.json $(JAVASCRIPT)/package-lock.json
+	@command -v node npm > /dev/null && node -e 'process.exit(process.versions.node.split(".")[0] < 20)' || \
+	  { echo "The tests drive OpenAI's JavaScript client, which needs node 20 or newer and npm. Install them (nodejs.org, or your packages)."; exit 1; }
+	cd $(JAVASCRIPT) && npm ci --ignore-scripts --no-audit --no-fund
+	@touch $@
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 
 import torch
-from gpu_timing import copy_bandwidth, gemm_rate, seconds
 
 from ingot.network.weights import Scheme, Weight
 from ingot.plugins.attention.launch import DecodeChoice, Paged, PrefillChoice, Tiles, Workspace, decode, prefill
@@ -23,6 +22,7 @@ from ingot.plugins.rms_norm.launch import rms_norm
 from ingot.plugins.rope.launch import rope_and_write, rope_table
 from ingot.plugins.sampling.launch import greedy
 from ingot.plugins.silu_mul.launch import SiluChoice, silu_mul
+from ingot.runtime.bench.ceilings import copy_bandwidth, gemm_rate, seconds
 
 HEADS, KV_HEADS, DIM, PAGE = 32, 8, 128, 32
 SHAPES = {"qkv": (6144, 4096), "o": (4096, 4096), "gate_up": (28672, 4096), "down": (4096, 14336)}

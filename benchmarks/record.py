@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ingot.runtime.bench.lines import cpu_name
+
 RESULTS = Path(__file__).parent / "results" / "cpu.jsonl"
 LIBRARIES = ("torch", "transformers", "numpy")
 
@@ -29,11 +31,3 @@ def publish(line: dict[str, Any], *, record: bool) -> None:
         with RESULTS.open("a") as file:
             file.write(json.dumps(line) + "\n")
     print(json.dumps(line))
-
-
-def cpu_name() -> str:
-    """The processor as Linux names it, or its architecture elsewhere."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} x {names[0]}" if names else platform.machine()

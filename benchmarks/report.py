@@ -1,6 +1,7 @@
-"""README's figures, written from benchmarks/results/: python benchmarks/report.py [--check].
+"""The pages' figures, written from benchmarks/results/: python benchmarks/report.py [--check].
 
-Every figure stands between two markers in README.md, so that none can be typed in by hand; a test runs --check.
+Every figure stands between two markers in its page, so that none can be typed in by hand; the plot is docs/h200.svg.
+A test runs --check.
 """
 
 from __future__ import annotations
@@ -11,32 +12,40 @@ from pathlib import Path
 from typing import Any
 
 import click
+from plot import Bar, Group, draw
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-README = ROOT / "README.md"
+PLOT = ROOT / "docs" / "h200.svg"
+MODES = {"bf16": "bf16", "fp8kv": "fp8 + fp8 KV"}
+COLOURS = {"bf16": ("#1f6feb", "#a5c4ee"), "fp8kv": ("#2da44e", "#aad7b7")}  # ours, another's
+OURS = "ingot"
+
+Line = dict[str, Any]
+Sides = dict[tuple[str, str, str], Line]  # workload, mode, engine -> line
 
 
-def newest(file: str) -> dict[str, dict[str, Any]]:
+def read(file: str) -> list[Line]:
+    path = RESULTS / file
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def newest(file: str) -> dict[str, Line]:
     """The last line of each benchmark in a results file."""
-    lines = [json.loads(line) for line in (RESULTS / file).read_text().splitlines()]
-    return {line["benchmark"]: line for line in lines}
+    return {line["benchmark"]: line for line in read(file)}
 
 
 def cpu_table() -> str:
     found = newest("cpu.jsonl")
-    offline, scheduler = found["offline"], found["scheduler"]
+    transformers, chat, scheduler = found["transformers"], found["chat"], found["scheduler"]
+    structured, vocabulary = found["structured"], found["vocabulary"]
     rows = [
         (
             "64 requests of mixed lengths, against transformers' generate() one by one",
-            f"{offline['speedup_vs_transformers']:.1f} x ({offline['output_tok_s']:,.0f} tokens/s)",
-            offline["command"],
+            f"{transformers['speedup_vs_transformers']:.1f} x ({transformers['output_tok_s']:,.0f} tokens/s)",
+            transformers["command"],
         ),
-        (
-            "prefix cache on a multi-turn chat: prompt tokens found, time saved",
-            f"{offline['prefix_hit_rate']:.0%}, {offline['prefix_time_saved']:.0%}",
-            offline["command"],
-        ),
+        (chat_text(chat), f"{chat['prefix_hit_rate']:.0%}, {chat['speedup']:.2f} x", chat["command"]),
         (
             "schedule + settle with 1,024 running sequences, median",
             f"{scheduler['step_ms_p50']:.2f} ms",
@@ -47,55 +56,156 @@ def cpu_table() -> str:
             f"{scheduler['prefix_match_ms_p50']:.2f} ms",
             scheduler["command"],
         ),
+        (
+            "a JSON schema on each of 64 streams, of throughput",
+            f"{structured['schema_cost']:.1%}",
+            structured["command"],
+        ),
+        (
+            "how much longer the longest step is beside a schema that cannot be compiled, a grammar that cannot be followed",
+            f"{max(0, structured['hostile_compile_steps']):.1f}, {max(0, structured['hostile_follow_steps']):.1f} steps",
+            structured["command"],
+        ),
+        (
+            f"masks of 64 streams with {vocabulary['size']:,} tokens, beside sampling them",
+            f"{vocabulary['step_ms']['schema'] - vocabulary['step_ms']['free']:.0f} ms, {vocabulary['step_ms']['free']:.0f} ms",
+            vocabulary["command"],
+        ),
     ]
-    lines = ["| what (2 CPU cores) | measured | command |", "|---|---|---|"]
-    lines += [f"| {what} | {figure} | `{command}` |" for what, figure, command in rows]
-    return "\n".join(lines)
+    return measured("what (2 CPU cores)", rows)
+
+
+def chat_text(line: Line) -> str:
+    return f"prefix cache, {line['conversations']} chats of {line['turns']} turns: prompt tokens found, speed-up"
+
+
+def measured(what: str, rows: list[tuple[str, str, str]]) -> str:
+    lines = [f"| {what} | measured | command |", "|---|---|---|"]
+    return "\n".join([*lines, *(f"| {text} | {figure} | `{command}` |" for text, figure, command in rows)])
+
+
+def offline_sides() -> Sides:
+    """The lines of the newest run that two engines took part in; before there is one, our newest of each workload."""
+    lines = read("h200-llama-3.1-8b.jsonl")
+    engines: dict[str, set[str]] = {}
+    for line in lines:
+        engines.setdefault(line["run"], set()).add(line["engine"])
+    shared = [line["run"] for line in lines if len(engines[line["run"]]) > 1]
+    chosen = [line for line in lines if line["run"] == shared[-1]] if shared else lines
+    return {
+        (f"{line['isl']}/{line['osl']} x {line['requests']}", line["mode"], line["engine"]): line for line in chosen
+    }
 
 
 def h200_table() -> str:
-    """The newest line of each workload, both modes side by side."""
-    path = RESULTS / "h200-llama-3.1-8b.jsonl"
-    found: dict[tuple[str, int], dict[str, Any]] = {}
-    for line in map(json.loads, path.read_text().splitlines()):
-        found[f"{line['isl']}/{line['osl']} x {line['requests']}", line["mode"] == "fp8kv"] = line
+    """Both modes side by side, and the other engine's figures where it took part."""
+    sides = offline_sides()
+    others = sorted({engine for _, _, engine in sides} - {OURS})
+    columns = ["ISL/OSL x requests"]
+    for name in MODES.values():
+        columns += [f"{name}, tokens/s", "of the limit"] + [text for other in others for text in (other, "ratio")]
+    rows = [columns, ["---"] * len(columns)]
+    for workload in dict.fromkeys(workload for workload, _, _ in sides):
+        cells = [workload]
+        for mode in MODES:
+            cells += mode_cells(sides, workload, mode, others)
+        rows.append(cells)
+    parts = ["\n".join(f"| {' | '.join(row)} |" for row in rows)]
+    if others:
+        parts.append(f"Both sides on one machine, run `{next(iter(sides.values()))['run']}`.")
+    more = h200_rows()
+    return "\n\n".join([*parts, measured("on the same GPU", more)] if more else parts)
+
+
+def mode_cells(sides: Sides, workload: str, mode: str, others: list[str]) -> list[str]:
+    ours = sides.get((workload, mode, OURS))
+    cells = [f"{ours['output_tok_s']:,.0f}", f"{ours['share']:.0%}"] if ours else ["", ""]
+    for other in others:
+        theirs = sides.get((workload, mode, other))
+        cells.append(f"{theirs['output_tok_s']:,.0f}" if theirs else "")
+        cells.append(f"{ours['output_tok_s'] / theirs['output_tok_s']:.2f}" if ours and theirs else "")
+    return cells
+
+
+def h200_rows() -> list[tuple[str, str, str]]:
+    """Chats and starts, once they are measured."""
+    lines, rows = read("h200-serving.jsonl"), []
+    found = {(line["benchmark"], line.get("cold", False)): line for line in lines}
+    if chat := found.get(("chat", False)):
+        rows.append((chat_text(chat), f"{chat['prefix_hit_rate']:.0%}, {chat['speedup']:.2f} x", chat["command"]))
+    for cold, where in ((True, "a new machine"), (False, "a machine that has run it")):
+        if start := found.get(("start", cold)):
+            rows.append((f"engine folder to first token, on {where}", f"{start['seconds']:.1f} s", start["command"]))
+            rows.append(("GPU memory in use, of 0.9 of the card", f"{start['memory']['of_aim']:.1%}", start["command"]))
+    return rows
+
+
+def h200_plot() -> str:
+    """Shares of the limit of one run: ours, and other engines' by our limit."""
+    sides = offline_sides()
+    engines = [OURS, *sorted({engine for _, _, engine in sides} - {OURS})]
+    groups = []
+    for workload in dict.fromkeys(workload for workload, _, _ in sides):
+        bars = [
+            plot_bar(sides[workload, mode, engine], sides[workload, mode, OURS])
+            for mode in MODES
+            for engine in engines
+            if {(workload, mode, engine), (workload, mode, OURS)} <= sides.keys()
+        ]
+        groups.append(Group(name=workload, bars=bars))
+    title = "Llama-3.1-8B's shape on one H200: share of the machine's limit, and output tokens/s"
+    return draw(title, groups)
+
+
+def plot_bar(line: Line, ours: Line) -> Bar:
+    mode, rate = line["mode"], line["output_tok_s"]
+    colour = COLOURS[mode][line["engine"] != OURS]
+    return Bar(
+        series=f"{line['engine']}, {MODES[mode]}", colour=colour, value=rate / ours["limit_tok_s"], label=f"{rate:,.0f}"
+    )
+
+
+def triton_table() -> str:
+    found = newest("cpu.jsonl")["triton_overhead"]
     lines = [
-        "| ISL/OSL x requests | bf16, tokens/s | of the limit | fp8 + fp8 KV, tokens/s | of the limit |",
+        f"| {found['streams']} streams, steps of 20 ms, 2 CPU cores | tokens/s | TTFT p50 | TTFT p99 | ITL p50 |",
         "|---|---|---|---|---|",
     ]
-    for workload in dict.fromkeys(name for name, _ in found):
-        cells = [
-            f"{line['output_tok_s']:,.0f} | {line['share']:.0%}"
-            for line in (found[workload, False], found[workload, True])
-        ]
-        lines.append(f"| {workload} | {' | '.join(cells)} |")
+    for name, one in (("`ingot serve ENGINE`", found["embedded"]), ("`ingot serve --triton`", found["triton"])):
+        times = " | ".join(f"{one[key]:.1f} ms" for key in ("ttft_ms_p50", "ttft_ms_p99", "itl_ms_p50"))
+        lines.append(f"| {name} | {one['output_tok_s']:,.0f} | {times} |")
+    lines.append(f"| kept, added | {found['kept']:.0%} | {found['added_ttft_ms_p50']:+.1f} ms | | |")
+    lines += ["", f"`{found['command']}`, {found['at'][:10]}. Client, front, Triton and model share the two cores."]
     return "\n".join(lines)
 
 
-SECTIONS = {"cpu": cpu_table, "h200": h200_table}
+SECTIONS = {
+    "README.md": {"cpu": cpu_table, "h200": h200_table},
+    "docs/triton.md": {"triton": triton_table},
+}
 
 
-def render(readme: str) -> str:
-    """The README with every section between `<!-- figures: NAME -->` and `<!-- end -->` written anew."""
-    for name, table in SECTIONS.items():
+def render(page: str, text: str) -> str:
+    """The page with every section between `<!-- figures: NAME -->` and `<!-- end -->` written anew."""
+    for name, table in SECTIONS[page].items():
         start, end = f"<!-- figures: {name} -->\n", "<!-- end -->"
         pattern = re.compile(re.escape(start) + ".*?" + re.escape(end), re.DOTALL)
-        if not pattern.search(readme):
-            raise click.ClickException(f"README.md has no section {start.strip()}")
-        text = f"{start}{table()}\n{end}"
-        readme = pattern.sub(lambda _, text=text: text, readme)  # type: ignore[misc]
-    return readme
+        if not pattern.search(text):
+            raise click.ClickException(f"{page} has no section {start.strip()}")
+        section = f"{start}{table()}\n{end}"
+        text = pattern.sub(lambda _, section=section: section, text)  # type: ignore[misc]
+    return text
 
 
 @click.command()
-@click.option("--check", is_flag=True, help="Change nothing; fail where README.md differs.")
+@click.option("--check", is_flag=True, help="Change nothing; fail where a page or the plot differs.")
 def main(check: bool) -> None:
-    """Writes README.md's figures from benchmarks/results/."""
-    readme = README.read_text()
-    rendered = render(readme)
-    if check and rendered != readme:
-        raise click.ClickException("README.md's figures are not those of benchmarks/results/. Run: make figures")
-    README.write_text(rendered)
+    """Writes the pages' figures and the plot from benchmarks/results/."""
+    pages = {ROOT / page: render(page, (ROOT / page).read_text()) for page in SECTIONS}
+    for path, text in (pages | {PLOT: h200_plot()}).items():
+        if check and (not path.exists() or path.read_text() != text):
+            raise click.ClickException(f"{path.name}'s figures are not those of benchmarks/results/. Run: make figures")
+        path.write_text(text)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import json
 import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +18,27 @@ import msgspec
 from ingot import __version__, plans
 from ingot.builder.checkpoint import Checkpoint, open_checkpoint
 from ingot.builder.corpus import load_corpus
+from ingot.builder.encoder.build import EncoderBuild
+from ingot.builder.encoder.job import resolve_encoder
 from ingot.builder.memory import human, memory_plan, needs
 from ingot.builder.progress import Reporter
 from ingot.builder.quality import judge
 from ingot.builder.recipe import Recipe
-from ingot.builder.resolve import Job, resolve
+from ingot.builder.resolve import Job, open_source, resolve_decoder
 from ingot.builder.seal import check_out, export_checkpoint, seal
 from ingot.builder.stages import DEFAULT_CACHE, StageCache
 from ingot.builder.tables import memory_table, needs_table, quality_table
-from ingot.builder.targets import Compiled, CompileJob, compiler_of
+from ingot.builder.targets import Compiled, CompileJob, compiler_of, gpu_sm
 from ingot.builder.tensorrt.tables import plans_table
+from ingot.builder.versions import library_versions
 from ingot.manifest import FORMAT_VERSION, Manifest
+from ingot.network.encoder_config import is_encoder
 
 STAGE_FORMAT = 2  # raised when a stage makes something else of the same inputs
-LIBRARIES = ("torch", "safetensors", "transformers", "tokenizers", "huggingface_hub", "nvidia-modelopt")
-COMPILER_LIBRARIES = {"tensorrt-rtx": ("tensorrt_rtx", "onnx_ir")}  # of a target, beyond these
+COMPILER_LIBRARIES = {
+    "tensorrt": ("tensorrt", "onnx_ir"),
+    "tensorrt-rtx": ("tensorrt_rtx", "onnx_ir"),
+}  # of a target, beyond these
 
 
 def build_engine(
@@ -51,10 +56,17 @@ def build_engine(
     reporter = reporter or Reporter.silent()
     out = Path(recipe.out).expanduser()
     check_out(out)
+    stages = StageCache((cache or DEFAULT_CACHE).expanduser())
     with reporter.stage("resolve"):
-        job = resolve(recipe, endpoint=endpoint)
-        compiler_of(job.target)
-    return Build(job=job, cache=StageCache((cache or DEFAULT_CACHE).expanduser()), reporter=reporter).run(out, export)
+        source, checkpoint = open_source(recipe, endpoint=endpoint)
+        if is_encoder(checkpoint.config):
+            encoder = resolve_encoder(recipe, source, checkpoint, export=export)
+        else:
+            job = resolve_decoder(recipe, source, checkpoint)
+            compiler_of(job.target)
+    if is_encoder(checkpoint.config):
+        return EncoderBuild(job=encoder, cache=stages, reporter=reporter).run(out)
+    return Build(job=job, cache=stages, reporter=reporter).run(out, export)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +88,14 @@ class Build:
             export_checkpoint(quantized, export)
         packed = self.pack(quantized)
         scales = self.calibrate_kv(packed)
-        compiled = self.compile(packed)
+        compiled = self.compile([packed, *scales])
         quality = self.verify(packed, scales)
         manifest = self.manifest([packed, *scales], compiled, quality)
-        with self.reporter.stage("seal"), self.cache.claim([packed, *scales]) as claimed:
+        report = read_compiled(compiled)
+        with (
+            self.reporter.stage("seal"),
+            self.cache.claim([] if report.holds_weights else [packed, *scales]) as claimed,
+        ):
             weights = [path for folder in claimed for path in sorted(folder.glob("*.safetensors"))]
             manifest = seal(out, manifest, files=job.checkpoint.kept_files(), weights=weights, compiled=compiled)
         self.reporter.show(memory_table(manifest))
@@ -145,22 +161,28 @@ class Build:
         with self.reporter.stage("kv scales", job.config.num_layers) as advance:
             return [self.cache.run("kv", inputs, lambda part: calibrate_kv(job, packed, corpus, part, advance))]
 
-    def compile(self, packed: Path) -> Path:
+    def compile(self, weights: list[Path]) -> Path:
         job = self.job
         compiler = compiler_of(job.target)
         inputs = self.inputs(
-            packed=packed.name, target=job.target, limits=msgspec.to_builtins(job.limits), kv_dtype=job.kv_dtype
+            weights=[folder.name for folder in weights],
+            target=job.target,
+            limits=msgspec.to_builtins(job.limits),
+            kv_dtype=job.kv_dtype,
         )
+        if job.target in ("cuda", "tensorrt"):
+            inputs |= {"gpu": gpu_sm()}
         inputs |= {"versions": library_versions(*COMPILER_LIBRARIES.get(job.target, ())), "sms": job.recipe.sms}
         with self.reporter.stage("compile", job.config.num_layers + 1) as advance:
             work = CompileJob(
                 config=job.config,
-                weights=packed,
+                weights=tuple(weights),
                 limits=job.limits,
                 dtype=job.dtype,
                 kv_dtype=job.kv_dtype,
                 quant=job.quant,
                 sms=job.recipe.sms,
+                previous=Path(job.recipe.out).expanduser(),
                 advance=advance,
             )
             folder = self.cache.run("compile", inputs, lambda part: write_compiled(compiler(work, part), part))
@@ -193,7 +215,7 @@ class Build:
     def manifest(self, weights: list[Path], compiled: Path, quality: dict[str, Any]) -> Manifest:
         """All but the files' records, which seal adds."""
         job = self.job
-        report = msgspec.json.decode((compiled / "compiled.json").read_bytes(), type=Compiled)
+        report = read_compiled(compiled)
         size = sum(path.stat().st_size for folder in weights for path in folder.glob("*.safetensors"))
         memory = memory_plan(job.config, job.limits, weights=size, dtype=job.dtype, kv_dtype=job.kv_dtype)
         return Manifest(
@@ -217,6 +239,8 @@ class Build:
             files={},
             rebuild=job.recipe.command(),
             built_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            tasks=job.tasks,
+            embedding=job.embedding,
         )
 
     def inputs(self, **inputs: Any) -> dict[str, Any]:
@@ -227,11 +251,5 @@ def write_compiled(compiled: Compiled, folder: Path) -> None:
     (folder / "compiled.json").write_bytes(msgspec.json.encode(compiled))
 
 
-def library_versions(*more: str) -> dict[str, str]:
-    found = {}
-    for name in (*LIBRARIES, *more):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+def read_compiled(folder: Path) -> Compiled:
+    return msgspec.json.decode((folder / "compiled.json").read_bytes(), type=Compiled)

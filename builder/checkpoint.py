@@ -23,6 +23,13 @@ KEPT_FILES = (
     *("config.json", "generation_config.json", "chat_template*"),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
 )
+# What sentence-transformers writes beside a model: how vectors are made of its hidden states.
+SENTENCE_FILES = (
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "*_Pooling/config.json",
+)
 TEXT_FILES = ("calibration.jsonl", "heldout.jsonl")
 MAX_JSON = 64 << 20
 
@@ -68,7 +75,9 @@ class Checkpoint:
         """Of every file a build reads, by content. Identical checkpoints in different folders have the same digest."""
         total = hashlib.sha256()
         files = {*self.kept_files(), *self.text_files(), *(info.file for info in self.tensors.values())}
-        for path in sorted(files | set(self.folder.glob("hf_quant_config.json"))):
+        for pattern in ("hf_quant_config.json", *SENTENCE_FILES):
+            files |= set(self.folder.glob(pattern))
+        for path in sorted(files):
             with path.open("rb") as file:
                 total.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
         return total.hexdigest()

@@ -16,7 +16,8 @@ from rich.console import Console
 from ingot.builder.memory import existing_parent, human
 from ingot.builder.stages import DEFAULT_CACHE
 from ingot.builder.tables import table
-from ingot.builder.targets import COMPILERS, LEAST_SM
+from ingot.builder.targets import COMPILERS, LEAST_SM, gpu_sm
+from ingot.tensorrt_library import LIBRARIES
 from ingot.triton_home import default_home
 
 LEAST_PYTHON = (3, 11)
@@ -33,11 +34,14 @@ PACKAGES = {
     "uvicorn": ("serve", "the OpenAI server", True),
     "triton": ("build", "the cuda target's kernels", False),
     "tritonclient": ("triton", "gRPC and Triton", False),
-    "onnx": ("tensorrt", "the TensorRT targets", False),
+    "onnx": ("tensorrt-rtx", "the TensorRT targets", False),
+    "onnx_ir": ("tensorrt-rtx", "the TensorRT targets", False),
     "tensorrt": ("tensorrt", "the tensorrt target", False),
     "tensorrt_rtx": ("tensorrt-rtx", "the tensorrt-rtx target", False),
     "openai": ("demo", "ingot ask, the demo", False),
 }
+LINK = "https://"
+INSTALL = {library.package: library.install for library in LIBRARIES.values()}  # where pip alone may not do
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +65,13 @@ def doctor() -> None:
         column.justify = "left"
     for finding in findings:
         mark = "[green]ok[/]" if finding.good else "[red]missing[/]" if finding.needed else "[yellow]-[/]"
-        report.add_row(finding.what, mark, finding.found, finding.purpose, finding.mend.replace("[", r"\["))
+        mend = "see below" if LINK in finding.mend else finding.mend.replace("[", r"\[")
+        report.add_row(finding.what, mark, finding.found, finding.purpose, mend)
     console = Console()
     console.print(report)
+    for finding in findings:
+        if LINK in finding.mend:  # a table would break it
+            console.print(f"{finding.what}: {finding.mend}", soft_wrap=True, highlight=False, markup=False)
     broken = [finding.what for finding in findings if finding.needed and not finding.good]
     console.print(f"Missing: {', '.join(broken)}." if broken else "Ready to build and serve.", highlight=False)
     sys.exit(1 if broken else 0)
@@ -138,7 +146,7 @@ def packages() -> list[Finding]:
     found = []
     for name, (extra, purpose, needed) in PACKAGES.items():
         have = installed(name)
-        mend = "" if have else f"pip install 'ingot[{extra}]'"
+        mend = "" if have else INSTALL.get(name, f"pip install 'ingot[{extra}]'")
         found.append(
             Finding(
                 what=name,
@@ -160,5 +168,11 @@ def installed(package: str) -> str | None:
 
 
 def targets() -> list[Finding]:
-    have = [name for name, place in COMPILERS.items() if find_spec(place.partition(":")[0])]
-    return [Finding(what="targets", found=", ".join(have), good=True)]
+    """Those that this machine can build engines for."""
+    gpu = find_spec("torch") is not None and (gpu_sm() or 0) >= LEAST_SM
+    needs = {"cuda": gpu, "tensorrt": gpu and has("tensorrt"), "tensorrt-rtx": has("tensorrt-rtx")}
+    return [Finding(what="targets", found=", ".join(name for name in COMPILERS if needs.get(name, True)), good=True)]
+
+
+def has(target: str) -> bool:
+    return installed(LIBRARIES[target].package) is not None

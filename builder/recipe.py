@@ -14,6 +14,7 @@ QUANTS = ("none", "fp8", "fp8-dynamic", "int8", "int4", "nvfp4")
 KVS = ("auto", "fp8")
 TARGETS = ("auto", "cpu", "cuda", "tensorrt", "tensorrt-rtx")
 LM_HEADS = ("auto", "fp8")
+POOLINGS = ("auto", "mean", "last", "cls")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -66,6 +67,11 @@ class Recipe:
     target: str = knob("auto", "What to compile for. auto: cuda where a GPU of SM >= 8.0 is present.", choices=TARGETS)
     sm: str | None = knob(None, "GPUs that the TensorRT targets compile for, as compute capabilities: 89,120.")
     dtype: str = knob("auto", "Activations. auto: float32 on cpu, the checkpoint's elsewhere.", choices=DTYPES)
+    pooling: str = knob(
+        "auto",
+        "Embeddings are made of these tokens' hidden states. auto: as the checkpoint says, else last; mean for encoders.",
+        choices=POOLINGS,
+    )
     max_model_len: int | None = knob(None, "Prompt and output tokens of one sequence.")
     max_num_seqs: int | None = knob(None, "Sequences running at once. Default: 64 on cpu, 256 elsewhere.")
     max_num_batched_tokens: int | None = knob(None, "Tokens of one step. Default: 2048 on cpu, 8192 elsewhere.")

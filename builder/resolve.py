@@ -11,12 +11,15 @@ from ingot.builder.hub import Source, locate
 from ingot.builder.memory import kv_dtype_of, plan_limits
 from ingot.builder.quantize.declared import Declared, read_declared
 from ingot.builder.recipe import Recipe
-from ingot.builder.targets import resolve_target
-from ingot.builder.tensorrt.support import check as check_rtx
+from ingot.builder.sentence import SentenceFiles, read_sentence_files
+from ingot.builder.targets import gpu_sm, resolve_target
+from ingot.builder.tensorrt.support import check_rtx, check_tensorrt
 from ingot.errors import RecipeError, UnsupportedModelError
-from ingot.manifest import Limits
+from ingot.manifest import Embedding, Limits
 from ingot.network.config import ModelConfig
 from ingot.network.weights import INT4_GROUP, LINEARS, NVFP4_GROUP, Scheme, linear_shape
+
+EMBEDDING_TARGETS = ("cpu", "cuda")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +33,11 @@ class Job:
     config: ModelConfig
     declared: Declared
     limits: Limits
+    embedding: Embedding | None = None  # where the target serves embeddings
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return ("generate",) if self.embedding is None else ("generate", "embed")
 
     @property
     def target(self) -> str:
@@ -62,10 +70,19 @@ class Job:
         }
 
 
-def resolve(recipe: Recipe, *, endpoint: str | None = None) -> Job:
-    """Fetches what is not here yet and checks that recipe and checkpoint fit. Raises the IngotError that says what does not."""
+def open_source(recipe: Recipe, *, endpoint: str | None = None) -> tuple[Source, Checkpoint]:
+    """Fetches what is not here yet."""
     source = locate(recipe.model, revision=recipe.revision, token=recipe.token, endpoint=endpoint)
-    checkpoint = open_checkpoint(source.folder)
+    return source, open_checkpoint(source.folder)
+
+
+def resolve(recipe: Recipe, *, endpoint: str | None = None) -> Job:
+    """`resolve_decoder` of what the recipe names."""
+    return resolve_decoder(recipe, *open_source(recipe, endpoint=endpoint))
+
+
+def resolve_decoder(recipe: Recipe, source: Source, checkpoint: Checkpoint) -> Job:
+    """Checks that recipe and checkpoint fit. Raises the IngotError that says what does not."""
     config = ModelConfig.from_hf(checkpoint.config)
     declared = read_declared(checkpoint)
     target = resolve_target(recipe.target)
@@ -81,10 +98,13 @@ def resolve(recipe: Recipe, *, endpoint: str | None = None) -> Job:
         raise RecipeError(f"--sm says nothing to target {target}.", mend="Leave it out, or use --target tensorrt-rtx.")
     if recipe.lm_head == "fp8":
         check_lm_head(config, target)
-    if target == "tensorrt-rtx":
-        check_rtx({Scheme(quant.removesuffix("-dynamic"))}, recipe.sms)
     dtype = recipe.dtype if recipe.dtype != "auto" else "float32" if target == "cpu" else config.dtype
     kv = "fp8" if "fp8" in (recipe.kv, declared.kv) else "auto"
+    schemes = {Scheme(quant.removesuffix("-dynamic"))}
+    if target == "tensorrt-rtx":
+        check_rtx(schemes, recipe.sms, kv_dtype=kv_dtype_of(kv, dtype))
+    if target == "tensorrt":
+        check_tensorrt(schemes, recipe.sms, gpu_sm(), kv_dtype=kv_dtype_of(kv, dtype))
     recipe = replace(recipe, target=target, dtype=dtype, quant=quant, kv=kv)
     return Job(
         recipe=recipe,
@@ -94,6 +114,7 @@ def resolve(recipe: Recipe, *, endpoint: str | None = None) -> Job:
         config=config,
         declared=declared,
         limits=plan_limits(recipe, config, target=target, kv_dtype=kv_dtype_of(kv, dtype)),
+        embedding=embedding_of(recipe, read_sentence_files(source.folder), config, target),
     )
 
 
@@ -105,6 +126,18 @@ def check_lm_head(config: ModelConfig, target: str) -> None:
         )
     if target.startswith("tensorrt"):
         raise RecipeError(f"--lm-head fp8 says nothing to target {target}.", mend="Leave it out, or use --target cuda.")
+
+
+def embedding_of(recipe: Recipe, found: SentenceFiles, config: ModelConfig, target: str) -> Embedding | None:
+    """A decoder's vectors: the last token's hidden state has seen the whole text, the first one's nothing."""
+    if target not in EMBEDDING_TARGETS:
+        if recipe.pooling != "auto":
+            raise RecipeError(f"--pooling says nothing to target {target}.", mend="Leave it out.")
+        return None
+    pooling = (found.pooling or "last") if recipe.pooling == "auto" else recipe.pooling
+    if pooling == "cls":
+        raise RecipeError("A decoder's first token sees nothing of the text.", mend="Use --pooling mean or last.")
+    return Embedding(size=config.hidden_size, pooling=pooling, normalize=found.normalize)
 
 
 def check_groups(config: ModelConfig, quant: str) -> None:

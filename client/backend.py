@@ -7,7 +7,11 @@ from typing import Protocol
 
 import msgspec
 
-from ingot.runtime.request import Chunk, GenerateRequest, Prompt
+from ingot.errors import UnavailableError, UnknownModelError
+from ingot.manifest import Embedding
+from ingot.runtime.request import Chunk, EmbedRequest, GenerateRequest, Prompt
+
+SWITCHES = ("enable_thinking", "thinking", "reasoning_effort")  # names by which templates are told how much to think
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,7 +23,11 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     quant: str
     tool_parser: str | None = None  # how the model writes tool calls: a name in client/openai/tool_parsers.py
     reasoning_parser: str | None = None  # how it marks its thoughts: a name in client/openai/reasoning.py
+    template_switches: tuple[str, ...] = ()  # of SWITCHES, which its chat template reads
+    sampling: dict[str, float] = {}  # for what a request leaves unset, by the names of SamplingParams
     fingerprint: str = ""  # of the engine's manifest: the same figure, the same engine
+    tasks: tuple[str, ...] = ("generate",)  # generate, embed
+    embedding: Embedding | None = None  # how it makes vectors, where it does
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,7 +36,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Backend(Protocol):
-    """Six verbs. Errors are IngotErrors; a stream that has begun ends with a chunk that has a finish_reason or raises."""
+    """Seven verbs. Errors are IngotErrors; a stream that has begun ends with a chunk that has a finish_reason or raises."""
 
     async def start(self) -> None: ...
 
@@ -42,6 +50,10 @@ class Backend(Protocol):
         """Chunks of all params.n sequences, interleaved. Closing the iterator aborts the request and frees its pages."""
         ...
 
+    async def embed(self, request: EmbedRequest) -> Chunk:
+        """The chunk with the vector and its usage. Cancelling the call aborts the request."""
+        ...
+
     async def tokenize(self, model: str, prompt: Prompt) -> list[int]: ...
 
     async def detokenize(self, model: str, token_ids: list[int]) -> str: ...
@@ -51,3 +63,20 @@ class Backend(Protocol):
     async def metrics(self) -> bytes:
         """Prometheus text."""
         ...
+
+
+def whole_vector(chunk: Chunk) -> Chunk:
+    """Raises UnavailableError where the server ended the request before its vector was made."""
+    if chunk.vector is None:
+        raise UnavailableError("The server ended this request early.", mend="Send it again.")
+    return chunk
+
+
+async def find_model(backend: Backend, name: str) -> ModelCard:
+    """Raises UnknownModelError."""
+    cards = await backend.models()
+    for card in cards:
+        if card.name == name:
+            return card
+    known = ", ".join(card.name for card in cards)
+    raise UnknownModelError(f"No model is called {name[:200]!r}.", mend=f"This server has: {known}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,8 +63,23 @@ LOG_LEVELS = click.Choice(["debug", "info", "warning", "error"])
     type=click.Choice(sorted(NOTATIONS)),
     help="How the model writes tool calls; guessed from its chat template if not given.",
 )
+@click.option(
+    "--generation-config",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "none"]),
+    help="auto: the checkpoint's generation_config.json samples where a request does not say how.",
+)
 @click.option("--reasoning-parser", type=click.Choice(sorted(MARKS)), help="How the model marks its thoughts.")
 @click.option("--max-body-mib", default=32, show_default=True, type=click.IntRange(1), help="Largest request body.")
+@click.option("--batch-dir", type=click.Path(path_type=Path, file_okay=False), help="Keeps /v1/files and /v1/batches.")
+@click.option(
+    "--batch-concurrency",
+    default=8,
+    show_default=True,
+    type=click.IntRange(1, 1024),
+    help="Requests of batches at once; keep it below the engine's --max-num-seqs.",
+)
 @click.option("--log-level", default="info", show_default=True, type=LOG_LEVELS, help="What is logged, to stderr.")
 def serve(
     engine: Path | None,
@@ -80,8 +96,11 @@ def serve(
     max_queue: int,
     drain_seconds: float,
     tool_parser: str | None,
+    generation_config: str,
     reasoning_parser: str | None,
     max_body_mib: int,
+    batch_dir: Path | None,
+    batch_concurrency: int,
     log_level: str,
 ) -> None:
     """Serve ENGINE, or the models of a Triton server, over the OpenAI API.
@@ -94,12 +113,11 @@ def serve(
 
     if (engine is None) == (triton is None):
         raise click.UsageError("give either ENGINE or --triton HOST:PORT")
+    model = ModelOptions(tool_parser, reasoning_parser, generation_config == "auto")
     backend = (
-        triton_backend(triton, models, routes, admin_key, tool_parser, reasoning_parser)
+        triton_backend(triton, models, routes, admin_key, model)
         if triton is not None
-        else embedded_backend(
-            Path(engine or ""), served_model_name, max_queue, log_level, tool_parser, reasoning_parser
-        )
+        else embedded_backend(Path(engine or ""), served_model_name, max_queue, log_level, model)
     )
     keys = (*api_keys, *keys_of(api_key_file))
     if not all(keys):
@@ -107,7 +125,27 @@ def serve(
     if api_key_file is not None and not keys:
         raise click.BadParameter("the file holds no key", param_hint="--api-key-file")
     gate = GateOptions(api_keys=keys, open_health=open_health, max_body_bytes=max_body_mib << 20)
-    run(backend, ServeOptions(host=host, port=port, drain_seconds=drain_seconds, log_level=log_level, gate=gate))
+    run(
+        backend,
+        ServeOptions(
+            host=host,
+            port=port,
+            drain_seconds=drain_seconds,
+            log_level=log_level,
+            gate=gate,
+            batch_dir=batch_dir,
+            batch_concurrency=batch_concurrency,
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """How a model is asked and read, on either backend."""
+
+    tool_parser: str | None
+    reasoning_parser: str | None
+    generation_config: bool
 
 
 def embedded_backend(
@@ -115,8 +153,7 @@ def embedded_backend(
     served_model_name: str | None,
     max_queue: int,
     log_level: str,
-    tool_parser: str | None,
-    reasoning_parser: str | None,
+    model: ModelOptions,
 ) -> Backend:
     from ingot.client.embedded import EmbeddedBackend, EmbeddedOptions
     from ingot.runtime.supervisor import SupervisorOptions
@@ -124,8 +161,9 @@ def embedded_backend(
     supervisor = SupervisorOptions(log_level=log_level)
     options = EmbeddedOptions(
         served_model_name=served_model_name,
-        tool_parser=tool_parser,
-        reasoning_parser=reasoning_parser,
+        tool_parser=model.tool_parser,
+        reasoning_parser=model.reasoning_parser,
+        generation_config=model.generation_config,
         max_queue=max_queue,
         supervisor=supervisor,
     )
@@ -137,20 +175,21 @@ def triton_backend(
     models: tuple[str, ...],
     routes: Path | None,
     admin_key: str | None,
-    tool_parser: str | None,
-    reasoning_parser: str | None,
+    model: ModelOptions,
 ) -> Backend:
-    from ingot.client.grpc_wire import ClientOptions
-    from ingot.client.triton_backend import TritonBackend, TritonOptions
+    import msgspec
 
-    client = ClientOptions(timeout=3600.0, admin_key=admin_key)
+    from ingot.client.triton_backend import SERVING, TritonBackend, TritonOptions
+
+    client = msgspec.structs.replace(SERVING, admin_key=admin_key)
     options = TritonOptions(
         address=address,
         models=models,
         routes=routes,
         client=client,
-        tool_parser=tool_parser,
-        reasoning_parser=reasoning_parser,
+        tool_parser=model.tool_parser,
+        reasoning_parser=model.reasoning_parser,
+        generation_config=model.generation_config,
     )
     return TritonBackend(options)
 

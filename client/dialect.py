@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, ParamSpec
 
 import msgspec
 from fastapi import Request
+from pydantic import ValidationError
+from pydantic_core import from_json
 from starlette.responses import Response
 
-from ingot.client.openai.errors import RETRY_AFTER, ClientGoneError, describe
+from ingot.client.backend import Backend, ModelCard, find_model
+from ingot.client.openai.answers import Reading
+from ingot.client.openai.convert import chat_to_ours
+from ingot.client.openai.errors import RETRY_AFTER, ClientGoneError, describe, from_validation
 from ingot.client.openai.replies import Outcome
+from ingot.client.openai.schema_chat import ChatRequest
 from ingot.client.openai.streaming import Numbered, collect, until_gone
+from ingot.client.openai.tools import reading_of
 from ingot.errors import UnavailableError
-from ingot.runtime.request import Chunk
+from ingot.runtime.request import Chunk, GenerateRequest
 
 Words = ParamSpec("Words")
 Endpoint = Callable[Words, Awaitable[Response]]
@@ -54,6 +62,39 @@ def check_whole(chunk: Chunk) -> Chunk:
 
 def ended_early() -> UnavailableError:
     return UnavailableError("The server ended this answer early.", mend="Send the request again.")
+
+
+def chat_request(fields: dict[str, Any]) -> ChatRequest:
+    """A chat as OpenAI words it. Raises RequestError for what no chat may be."""
+    try:
+        return ChatRequest.model_validate(fields)
+    except ValidationError as error:
+        raise from_validation(error) from error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Conversation:
+    """A chat in any dialect: what the backend is asked, and how its answer is read."""
+
+    card: ModelCard
+    ours: GenerateRequest
+    reading: Reading
+
+
+async def converse(backend: Backend, body: ChatRequest, request_id: str) -> Conversation:
+    """Raises RequestError and UnknownModelError."""
+    card = await find_model(backend, body.model)
+    reading = reading_of(body, card)
+    return Conversation(card=card, ours=chat_to_ours(body, request_id, card, marked=reading.needed), reading=reading)
+
+
+def object_of(arguments: str) -> dict[str, Any]:
+    """A call's arguments for the dialects that want an object; of those that were cut short, what is there."""
+    try:
+        found = from_json(arguments or "{}", allow_partial="trailing-strings")
+    except ValueError:
+        found = arguments
+    return found if isinstance(found, dict) else {"arguments": found}
 
 
 async def answer_of(request: Request, chunks: Numbered) -> Outcome:

@@ -6,25 +6,29 @@ import asyncio
 import calendar
 import hashlib
 import logging
+import re
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
-from ingot.client.backend import Health, ModelCard
+from ingot.client.backend import SWITCHES, Health, ModelCard, whole_vector
 from ingot.client.inbox import MAX_PENDING_CHUNKS, Inbox
 from ingot.client.metrics import Metrics, Stopwatch
 from ingot.client.openai.tool_parsers import guess_notation
 from ingot.errors import IngotError, QueueFullError, RequestError, UnavailableError, UnknownModelError
 from ingot.manifest import FILE_NAME, Manifest, read_manifest
+from ingot.runtime.embed_stream import EmbedStream
+from ingot.runtime.generation_config import sampling_defaults
 from ingot.runtime.messages import Abort, FromExecutor, RequestFailed, TokenChunk
-from ingot.runtime.request import Chunk, GenerateRequest, Prompt
-from ingot.runtime.streams import RequestStream, as_error
+from ingot.runtime.request import Chunk, EmbedRequest, GenerateRequest, Prompt
+from ingot.runtime.streams import RequestStream, Stream, as_error
 from ingot.runtime.supervisor import Supervisor, SupervisorOptions
 from ingot.runtime.text import Tokenizer
+from ingot.runtime.validate import check_task
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +40,7 @@ class EmbeddedOptions:
     served_model_name: str | None = None  # the manifest's name where None
     tool_parser: str | None = None  # guessed from the chat template where None
     reasoning_parser: str | None = None
+    generation_config: bool = True  # its sampling parameters stand in for those that a request leaves unset
     max_queue: int = 1024  # sequences that may wait beyond those the engine can run at once
     max_pending_chunks: int = MAX_PENDING_CHUNKS  # unread chunks of one request before it is cut off
     supervisor: SupervisorOptions = field(default_factory=SupervisorOptions)
@@ -49,7 +54,7 @@ class Flight:
     sequences: int
     inbox: Inbox
     stopwatch: Stopwatch
-    stream: RequestStream | None = None  # set when its prompt is encoded
+    stream: Stream | None = None  # set when its prompt is encoded
 
 
 class EmbeddedBackend:
@@ -78,14 +83,21 @@ class EmbeddedBackend:
         """Raises EngineError and its like where the engine does not load."""
         await self._supervisor.start()  # the executor checks the engine's digests before anything here reads its files
         try:
+            sampling = sampling_defaults(self._engine) if self._options.generation_config else {}
             self._tokenizer = await asyncio.to_thread(load_tokenizer, self._engine)
         except IngotError:
             await self._supervisor.stop()
             raise
         card = model_card(self._engine, self._manifest, self._name, self._tokenizer.vocab_size)
-        notation = self._options.tool_parser or guess_notation(self._tokenizer.template_source)
+        template = self._tokenizer.template_source
         self._cards = [
-            msgspec.structs.replace(card, tool_parser=notation, reasoning_parser=self._options.reasoning_parser)
+            msgspec.structs.replace(
+                card,
+                tool_parser=self._options.tool_parser or guess_notation(template),
+                reasoning_parser=self._options.reasoning_parser,
+                template_switches=tuple(name for name in SWITCHES if re.search(rf"\b{name}\b", template)),
+                sampling=sampling,
+            )
         ]
 
     async def stop(self, drain_seconds: float) -> None:
@@ -106,11 +118,17 @@ class EmbeddedBackend:
         self._ready_tokenizer()
         return self._cards
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
-        self._admit(request)
-        flight = Flight(
-            request.request_id, request.params.n, Inbox(self._options.max_pending_chunks), Stopwatch(self._metrics)
-        )
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+        return self._fly(request, request.params.n)
+
+    async def embed(self, request: EmbedRequest) -> Chunk:
+        async with aclosing(self._fly(request, 1)) as chunks:
+            return whole_vector(await anext(chunks))
+
+    async def _fly(self, request: GenerateRequest | EmbedRequest, sequences: int) -> AsyncGenerator[Chunk, None]:
+        self._admit(request, sequences)
+        inbox = Inbox(self._options.max_pending_chunks)
+        flight = Flight(request.request_id, sequences, inbox, Stopwatch(self._metrics))
         self._flights[request.request_id] = flight
         try:
             flight.stream = await self._open(request)
@@ -141,7 +159,7 @@ class EmbeddedBackend:
     async def metrics(self) -> bytes:
         return self._metrics.text()
 
-    def _admit(self, request: GenerateRequest) -> None:
+    def _admit(self, request: GenerateRequest | EmbedRequest, sequences: int) -> None:
         self._check_name(request.model)
         if self._draining:
             raise UnavailableError("The server is stopping.", mend="Send the request to another, or again later.")
@@ -150,17 +168,23 @@ class EmbeddedBackend:
         if request.request_id in self._flights:
             raise RequestError("A request with this id is running.", mend="Use an id once.", param="request_id")
         room = self._manifest.limits.max_num_seqs + self._options.max_queue
-        asked = sum(flight.sequences for flight in self._flights.values()) + request.params.n
+        asked = sum(flight.sequences for flight in self._flights.values()) + sequences
         if asked > room:
             raise QueueFullError(
                 f"The queue is full: {room} sequences run or wait.", mend="Try again when some have ended."
             )
 
-    async def _open(self, request: GenerateRequest) -> RequestStream:
-        tokenizer, limits = self._ready_tokenizer(), self._manifest.limits
+    async def _open(self, request: GenerateRequest | EmbedRequest) -> Stream:
+        tokenizer = self._ready_tokenizer()
         if prompt_size(request.prompt) < LONG_PROMPT_CHARS:
-            return RequestStream(request, tokenizer, limits)
-        return await asyncio.to_thread(RequestStream, request, tokenizer, limits)
+            return self._stream(request, tokenizer)
+        return await asyncio.to_thread(self._stream, request, tokenizer)
+
+    def _stream(self, request: GenerateRequest | EmbedRequest, tokenizer: Tokenizer) -> Stream:
+        if isinstance(request, EmbedRequest):
+            return EmbedStream(request, tokenizer, self._manifest)
+        check_task(self._manifest, "generate")
+        return RequestStream(request, tokenizer, self._manifest.limits)
 
     def _take(self, messages: Sequence[FromExecutor]) -> None:
         """All that one step gave, to the requests it belongs to. Chunks of requests that are gone fall away."""
@@ -174,7 +198,7 @@ class EmbeddedBackend:
                 if flight is not None:
                     flight.inbox.fail(as_error(message))
 
-    def _deliver(self, flight: Flight, stream: RequestStream, tokens: TokenChunk) -> None:
+    def _deliver(self, flight: Flight, stream: Stream, tokens: TokenChunk) -> None:
         try:
             chunks, aborts = stream.feed(tokens)
         except Exception:
@@ -244,5 +268,7 @@ def model_card(engine: Path, manifest: Manifest, name: str, vocab_size: int) -> 
         vocab_size=vocab_size,
         target=manifest.target,
         quant=str(manifest.recipe.get("quant", "none")),
+        tasks=manifest.tasks,
+        embedding=manifest.embedding,
         fingerprint=hashlib.sha256((engine / FILE_NAME).read_bytes()).hexdigest()[:12],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,18 +12,20 @@ import msgspec
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from ingot.client import grpc_wire as wire
+from ingot.client.breaker import Breaker
+from ingot.client.exchange import Exchange
 from ingot.client.generation import Generation, collect
 from ingot.client.grpc_wire import ClientOptions, ModelState, PromptLike
-from ingot.client.pulse import AsyncPulse
+from ingot.client.link import Link
 from ingot.client.stream_async import AsyncStream
 from ingot.errors import IngotError
-from ingot.runtime.calls import Call, Describe, Description, Detokenize, Generate, Reply, Tokenize
+from ingot.runtime.calls import Call, Describe, Description, Detokenize, Embed, Generate, Reply, Tokenize
 from ingot.runtime.params import SamplingParams
-from ingot.runtime.request import GenerateRequest
+from ingot.runtime.request import EmbedRequest, GenerateRequest
 
 
 class AsyncClient:
-    """One connection, shared by everything that is asked through it. Make and use it on one event loop."""
+    """One connection and one stream, shared by everything that is asked. Make and use it on one event loop."""
 
     def __init__(self, address: str = "localhost:8001", options: ClientOptions | None = None) -> None:
         self.address = address
@@ -34,8 +37,9 @@ class AsyncClient:
             else grpc.aio.insecure_channel(address, wire.CHANNEL_OPTIONS)
         )
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        self._once = msgspec.structs.replace(self.options, retries=0)
-        self._pulse = AsyncPulse(self._probe)
+        self._once = msgspec.structs.replace(self.options, retries=0, outage=0.0)
+        self._breaker = Breaker()
+        self._links: list[Link] = []  # the last one takes new requests
 
     async def generate(
         self,
@@ -81,9 +85,12 @@ class AsyncClient:
         )
         return self._open(model, version, call, timeout)
 
-    def open(self, request: GenerateRequest, *, version: str = "", timeout: float | None = None) -> AsyncStream:
-        """As stream(), for a request that is whole already."""
-        return self._open(request.model, version, Generate(request=request), timeout)
+    def open(
+        self, request: GenerateRequest | EmbedRequest, *, version: str = "", timeout: float | None = None
+    ) -> AsyncStream:
+        """As stream(), for a request that is whole already. A text to embed gets one chunk."""
+        call = Embed(request=request) if isinstance(request, EmbedRequest) else Generate(request=request)
+        return self._open(request.model, version, call, timeout)
 
     async def tokenize(self, model: str, prompt: PromptLike, *, version: str = "") -> list[int]:
         return (await self.ask(model, Tokenize(prompt=wire.as_prompt(prompt)), version=version)).token_ids or []
@@ -134,6 +141,8 @@ class AsyncClient:
             return await stream.next_reply() or Reply()
 
     async def close(self) -> None:
+        """What is still open ends with an error."""
+        await asyncio.gather(*(link.close() for link in self._links))
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -146,11 +155,22 @@ class AsyncClient:
 
     def _open(self, model: str, version: str, call: Call, timeout: float | None) -> AsyncStream:
         seconds = self.options.timeout if timeout is None else timeout
-        return AsyncStream(self._stub, self.options, model, version, call, seconds, self._pulse)
+        return AsyncStream(self._link_for, self._breaker, self.options, model, version, call, seconds, watched=True)
+
+    def _link_for(self, exchange: Exchange) -> Link:
+        """The link of this moment; a new one after a stream has failed, or where a request repeats an id."""
+        if not self._links or not self._links[-1].takes(exchange):
+            for link in self._links:
+                link.retire()
+            self._links = [link for link in self._links if not link.ended]
+            self._links.append(Link(self._stub, self._probe, drain=self.options.drain))
+        return self._links[-1]
 
     async def _probe(self, model: str, version: str, timeout: float = wire.PROBE_SECONDS) -> Reply | None:
         """Asks once: a probe must neither wait for better times nor be watched by probes."""
-        stream = AsyncStream(self._stub, self._once, model, version, Describe(), timeout, None)
+        stream = AsyncStream(
+            self._link_for, self._breaker, self._once, model, version, Describe(), timeout, watched=False
+        )
         async with stream:
             return await stream.next_reply()
 

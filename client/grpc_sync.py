@@ -32,7 +32,7 @@ class Client:
             else grpc.insecure_channel(address, wire.CHANNEL_OPTIONS)
         )
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        self._once = msgspec.structs.replace(self.options, retries=0)
+        self._once = msgspec.structs.replace(self.options, retries=0, outage=0.0)
         self._pulse = Pulse(self._probe)
 
     def generate(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import uuid
 from collections.abc import Iterable
 from typing import Any
@@ -16,20 +15,23 @@ from ingot.errors import (
     EngineError,
     ExecutorDiedError,
     IngotError,
-    QueueFullError,
     RequestError,
     UnavailableError,
     UnknownModelError,
 )
-from ingot.runtime.calls import AbortCall, Call, Generate, Reply, error_from_text
+from ingot.runtime.calls import AbortCall, Call, Embed, Generate, Reply, error_from_text
 from ingot.runtime.params import SamplingParams
 from ingot.runtime.request import GenerateRequest, Prompt
 
 ADMIN_HEADER = "triton-grpc-protocol-ingot-admin"
-CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-QUIET_SECONDS = 0.25  # a stream silent for this long makes its client look whether the model's process lives
+CHANNEL_OPTIONS = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),  # gRPC's own two minutes outlast any restart
+]
 PROBE_SECONDS = 5.0
-RETRYABLE = (UnavailableError, ExecutorDiedError, QueueFullError)
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Reply).decode
@@ -43,6 +45,7 @@ class ClientOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     timeout: float = 600.0  # seconds until a request that names no deadline is given up
     retries: int = 3  # further attempts of a request that gave nothing yet
     backoff: float = 0.2  # seconds before the first of them; doubles, with jitter
+    outage: float = 0.0  # seconds to go on trying, beyond `retries`, while the server or the model is away
     drain: float = 5.0  # seconds a cancelled stream may take to end before the connection's stream is cut
     admin_key: str | None = None  # loads, unloads and lists models
     tls: bool = False
@@ -104,8 +107,13 @@ def infer_request(model: str, version: str, call: Call, request_id: str) -> Any:
     return message
 
 
+def no_request() -> Any:
+    """What Triton refuses before it looks for a model."""
+    return service_pb2.ModelInferRequest()
+
+
 def call_id(call: Call) -> str:
-    return call.request.request_id if isinstance(call, Generate) else uuid.uuid4().hex
+    return call.request.request_id if isinstance(call, Generate | Embed) else uuid.uuid4().hex
 
 
 def abort_request(model: str, version: str, request_id: str) -> Any:
@@ -163,11 +171,6 @@ def deadline_error(model: str) -> DeadlineError:
     return DeadlineError(
         f"{model or 'The server'} did not finish in time.", mend="Give a larger timeout, or ask for fewer tokens."
     )
-
-
-def pause(options: ClientOptions, attempt: int) -> float:
-    """Seconds before attempt + 1: doubling, and spread so that many clients do not come back at once."""
-    return options.backoff * 2.0**attempt * random.uniform(0.5, 1.5)
 
 
 def credentials(options: ClientOptions) -> grpc.ChannelCredentials | None:

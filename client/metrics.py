@@ -149,7 +149,7 @@ class StatsCollector:
         stats = self._stats()
         if stats is None:
             return
-        used = 1 - (stats.pages_free + stats.pages_cached) / max(stats.pages_total, 1)
+        used = 1 - (stats.pages_free + stats.pages_cached) / stats.pages_total if stats.pages_total else 0.0
         gauges = {
             "num_requests_running": ("Sequences running.", stats.running),
             "num_requests_waiting": ("Sequences waiting.", stats.waiting),

@@ -5,13 +5,13 @@ One probe answers for all streams of a model that fell silent together, and so d
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import Future
 
-from ingot.client.grpc_wire import PROBE_SECONDS, QUIET_SECONDS
+from ingot.client.exchange import QUIET_SECONDS
+from ingot.client.grpc_wire import PROBE_SECONDS
 from ingot.errors import ExecutorDiedError, IngotError
 
 Key = tuple[str, str]  # model, version
@@ -64,42 +64,3 @@ class Pulse:
         except IngotError:
             return None  # it answered, or the whole server is out of reach, which the stream sees for itself
         return None
-
-
-class AsyncPulse:
-    """Pulse on an event loop."""
-
-    def __init__(self, probe: Callable[[str, str], Awaitable[object]]) -> None:
-        self._probe = probe
-        self._last: dict[Key, tuple[float, asyncio.Future[Finding]]] = {}
-        self._probes: set[asyncio.Task[None]] = set()
-
-    async def check(self, model: str, version: str) -> Finding:
-        key, now = (model, version), time.monotonic()
-        last = self._last.get(key)
-        if last is None or (last[1].done() and now - last[0] > QUIET_SECONDS):
-            last = (now, asyncio.get_running_loop().create_future())
-            self._last[key] = last
-            probe = asyncio.create_task(self._ask(last[1], model, version))
-            self._probes.add(probe)
-            probe.add_done_callback(self._probes.discard)
-        return await asyncio.shield(last[1])
-
-    def tell(self, model: str, version: str, death: ExecutorDiedError) -> None:
-        _, found = self._last.get((model, version), (0.0, None))
-        if found is None or found.done():
-            found = asyncio.get_running_loop().create_future()
-        self._last[model, version] = (time.monotonic(), found)
-        found.set_result(death)
-
-    async def _ask(self, found: asyncio.Future[Finding], model: str, version: str) -> None:
-        finding: Finding = None
-        try:
-            await self._probe(model, version)
-        except ExecutorDiedError as death:
-            finding = death
-        except IngotError:
-            finding = None  # as in Pulse._ask
-        finally:
-            if not found.done():
-                found.set_result(finding)

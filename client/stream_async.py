@@ -1,22 +1,19 @@
-"""One request on one gRPC stream, for asyncio. Keeps every promise of client/stream_sync.py, which says why.
-
-gRPC cuts a stream whose reading task is cancelled, so a task of its own reads it; whoever iterates may be cancelled freely.
-"""
+"""One request on a shared stream, for asyncio: its replies for one reader, and its tries. Whoever iterates may be cancelled freely."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-import grpc
-import grpc.aio
-
-from ingot.client import grpc_wire as wire
+from ingot.client.breaker import Breaker
+from ingot.client.exchange import Exchange
 from ingot.client.grpc_wire import ClientOptions
-from ingot.client.pulse import AsyncPulse
+from ingot.client.link import Link
+from ingot.client.retries import Retries
 from ingot.errors import ExecutorDiedError, IngotError
 from ingot.runtime.calls import Call, Reply
 from ingot.runtime.request import Chunk
@@ -27,28 +24,34 @@ class AsyncStream:
 
     def __init__(
         self,
-        stub: Any,
+        link_for: Callable[[Exchange], Link],
+        breaker: Breaker,
         options: ClientOptions,
         model: str,
         version: str,
         call: Call,
         timeout: float,
-        pulse: AsyncPulse | None,
+        *,
+        watched: bool,
     ) -> None:
-        self._stub = stub
-        self._pulse = pulse
-        self._options = options
-        self._model = model
-        self._version = version
-        self._call = call
-        self._id = wire.call_id(call)
-        self._deadline = time.monotonic() + timeout
-        self._commands: asyncio.Queue[str] = asyncio.Queue()
-        self._arrived: asyncio.Queue[Reply | IngotError | None] = asyncio.Queue()
-        self._reader: asyncio.Task[None] | None = None
-        self._produced = self._cancelled = self._expired = self._over = False
-        self._heard = 0  # messages so far
-        self._death: IngotError | None = None
+        """One that is not `watched` is a probe: neither its silence nor a known death keeps it from asking."""
+        self._link_for = link_for
+        self._breaker = breaker
+        self._watched = watched
+        self._key = (model, version)
+        deadline = time.monotonic() + timeout
+        self._retries = Retries(options, deadline)
+        self._make_exchange: Callable[[], Exchange] = lambda: Exchange(
+            model, version, call, deadline=deadline, options=options, watched=watched
+        )
+        self._exchange: Exchange | None = None
+        self._link: Link | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        self._replies: deque[Reply] = deque()
+        self._arrived = asyncio.Event()
+        self._over = asyncio.Event()
+        self._produced = self._cancelled = False
+        self._error: IngotError | None = None
 
     async def __aiter__(self) -> AsyncIterator[Chunk]:
         while (reply := await self.next_reply()) is not None:
@@ -57,28 +60,33 @@ class AsyncStream:
 
     async def next_reply(self) -> Reply | None:
         """The next reply; None after the last."""
-        if self._over:
-            return None
-        if self._reader is None:
-            self._reader = asyncio.create_task(self._read(), name=f"ingot stream {self._id}")
-        reply = await self._arrived.get()
-        if isinstance(reply, Reply):
-            return reply
-        self._over = True
-        if reply is not None:
-            raise reply
-        return None
+        if self._exchange is None:
+            self._try()
+        while not self._replies:
+            if self._over.is_set():
+                error, self._error = self._error, None
+                if error is not None:
+                    raise error
+                return None
+            self._arrived.clear()
+            await self._arrived.wait()
+        return self._replies.popleft()
 
     def cancel(self) -> None:
         """Asks the server to stop; the iteration then ends with the finish reason `abort`."""
         self._cancelled = True
-        self._commands.put_nowait("abort")
+        if self._exchange is not None and self._link is not None:
+            self._exchange.cancel()
+            self._link.heed(self._exchange)
+        if self._retry is not None:
+            self._retry.cancel()
+            self._finish(None)
 
     async def close(self) -> None:
         """Aborts what still runs and returns once the stream has ended. It ends too where this is cancelled."""
         self.cancel()
-        if self._reader is not None:
-            await asyncio.wait([self._reader])
+        if self._exchange is not None:
+            await self._over.wait()
 
     async def __aenter__(self) -> Self:
         return self
@@ -88,85 +96,41 @@ class AsyncStream:
     ) -> None:
         await self.close()
 
-    async def _read(self) -> None:
-        end: IngotError | None = None
-        try:
-            await self._run()
-        except IngotError as error:
-            end = error
-        finally:
-            self._arrived.put_nowait(end)
+    def hear(self, replies: list[Reply]) -> None:
+        """The link's: what has come."""
+        if not self._produced:
+            self._breaker.answered(self._key)
+        self._produced = True
+        self._replies.extend(replies)
+        self._arrived.set()
 
-    async def _run(self) -> None:
-        attempt = 0
-        while not self._cancelled:
-            try:
-                return await self._attempt()
-            except wire.RETRYABLE:
-                delay = wire.pause(self._options, attempt)
-                late = time.monotonic() + delay > self._deadline
-                if self._produced or self._cancelled or late or attempt >= self._options.retries:
-                    raise
-            attempt += 1
-            await asyncio.sleep(delay)
+    def end(self, error: IngotError | None) -> None:
+        """The link's: an attempt is over."""
+        self._link = None
+        if isinstance(error, ExecutorDiedError):
+            self._breaker.died(self._key, error)
+        self._go_on(error)
 
-    async def _attempt(self) -> None:
-        """One gRPC stream, read to its end whatever comes."""
-        error: IngotError | None = None
-        self._commands, self._death = asyncio.Queue(), None
-        call = self._stub.ModelStreamInfer(self._requests(lambda: call.cancel()))
-        try:
-            async for message in call:
-                self._heard += 1
-                if message.infer_response.id not in (self._id, ""):
-                    continue  # the abort's own, empty reply
-                if wire.is_final(message) or message.error_message:
-                    self._commands.put_nowait("end")
-                self._version = message.infer_response.model_version or self._version
-                try:
-                    self._arrived.put_nowait(wire.read_reply(message, self._model))
-                    self._produced = True
-                except IngotError as found:
-                    error = found
-        except grpc.RpcError as found:
-            error = error or wire.error_of_rpc(found, self._model)
-        except asyncio.CancelledError:
-            if not call.cancelled() or self._reader is None or self._reader.cancelling():
-                raise
-            error = error or wire.deadline_error(self._model)  # cut by us: even the abort was not answered
-        finally:
-            self._commands.put_nowait("end")
-        if self._death is not None:
-            raise self._death
-        if self._expired:
-            raise wire.deadline_error(self._model)
-        if error is not None:
-            if self._pulse is not None and isinstance(error, ExecutorDiedError):
-                self._pulse.tell(self._model, self._version, error)
-            raise error
+    def _go_on(self, error: IngotError | None) -> None:
+        pause = None if error is None or self._produced or self._cancelled else self._retries.pause(error)
+        if pause is None:
+            self._finish(error)
+        else:
+            self._retry = asyncio.get_running_loop().call_later(pause, self._try)
 
-    async def _requests(self, cut: Callable[[], object]) -> AsyncIterator[Any]:
-        """The request, an abort if one is asked for or the deadline passes, then the end."""
-        yield wire.infer_request(self._model, self._version, self._call, self._id)
-        command = await self._next_command(self._deadline)
-        if command not in ("end", "dead"):
-            self._expired = command is None
-            yield wire.abort_request(self._model, self._version, self._id)
-            ends = time.monotonic() + self._options.drain
-            while command == "abort" or command is None:
-                command = await self._next_command(ends) or "dead"
-        if command == "dead":
-            cut()  # nothing will end this stream, so it cannot be finishing right now
+    def _try(self) -> None:
+        self._retry = None
+        self._exchange = self._make_exchange()
+        if self._cancelled:
+            self._finish(None)
+            return
+        if self._watched and (death := self._breaker.refusal(self._key)) is not None:
+            self._go_on(death)
+            return
+        self._link = self._link_for(self._exchange)
+        self._link.open(self._exchange, self)
 
-    async def _next_command(self, until: float) -> str | None:
-        """`end`, `abort`, or `dead` where the silence is a dead process; None at `until`."""
-        while (left := until - time.monotonic()) > 0:
-            heard = self._heard
-            try:
-                return await asyncio.wait_for(self._commands.get(), min(left, wire.QUIET_SECONDS))
-            except TimeoutError:
-                if self._pulse is not None and heard == self._heard:
-                    self._death = await self._pulse.check(self._model, self._version)
-            if self._death is not None:
-                return "dead"
-        return None
+    def _finish(self, error: IngotError | None) -> None:
+        self._error = error
+        self._over.set()
+        self._arrived.set()

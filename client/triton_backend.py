@@ -9,24 +9,28 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from ingot.client.backend import Health, ModelCard
+from ingot.client.backend import Health, ModelCard, whole_vector
 from ingot.client.grpc_async import AsyncClient
 from ingot.client.grpc_wire import ClientOptions
 from ingot.client.metrics import Metrics, Stopwatch, text_of
 from ingot.client.routes import Routes
 from ingot.client.stream_async import AsyncStream
-from ingot.errors import IngotError, RequestError, UnavailableError, UnknownModelError
+from ingot.errors import ExecutorDiedError, IngotError, RequestError, UnavailableError, UnknownModelError
 from ingot.runtime.calls import Description
 from ingot.runtime.messages import Stats
-from ingot.runtime.request import Chunk, GenerateRequest, Prompt
+from ingot.runtime.request import Chunk, EmbedRequest, GenerateRequest, Prompt
 
 LOOK_SECONDS = 1.0  # between two looks at every model
 ABORT_SECONDS = 1.0  # for aborted requests to end when the server stops
+
+SETTLE_LOOKS = 2  # good ones in a row after a bad one: a Triton whose model has died may itself fall shortly after
+# The time belongs to who asks through us; what was not begun waits for a restart of the server or a model.
+SERVING = ClientOptions(timeout=3600.0, outage=30.0)
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +42,9 @@ class TritonOptions:
     routes: Path | None = None
     tool_parser: str | None = None  # of every model; none is guessed, for the templates are on the other side
     reasoning_parser: str | None = None
+    generation_config: bool = True  # see EmbeddedOptions
     start_timeout: float = 60.0  # seconds until the server must answer
-    client: ClientOptions = field(default_factory=lambda: ClientOptions(timeout=3600.0))
+    client: ClientOptions = SERVING
 
 
 class TritonBackend:
@@ -51,6 +56,7 @@ class TritonBackend:
         self._routes = Routes(options.routes)
         self._client: AsyncClient | None = None
         self._found: dict[str, Description | IngotError] = {}  # by name, as of the last look
+        self._unsettled = 0  # good looks until health is believed
         self._metrics: dict[str, Metrics] = {}
         self._flights: dict[str, AsyncStream] = {}
         self._watch: asyncio.Task[None] | None = None
@@ -63,6 +69,7 @@ class TritonBackend:
         while True:
             try:
                 await self._look()
+                self._unsettled = 0  # that was a start, no return
                 break
             except UnavailableError:
                 if time.monotonic() > deadline:
@@ -89,17 +96,19 @@ class TritonBackend:
 
     async def models(self) -> list[ModelCard]:
         options = self._options
-        parsers = {"tool_parser": options.tool_parser, "reasoning_parser": options.reasoning_parser}
         return [
-            msgspec.structs.replace(card_of(name, found), **parsers)
+            msgspec.structs.replace(
+                card_of(name, found),
+                tool_parser=options.tool_parser,
+                reasoning_parser=options.reasoning_parser,
+                sampling=found.sampling if options.generation_config else {},
+            )
             for name, found in self._found.items()
             if isinstance(found, Description)
         ]
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
-        model, version = self._admit(request.model)
-        if request.request_id in self._flights:
-            raise RequestError("A request with this id is running.", mend="Use an id once.", param="request_id")
+        model, version = self._admit_new(request)
         # Of its own id: another front end may use the same one.
         sent = msgspec.structs.replace(request, model=model, request_id=uuid.uuid4().hex)
         stopwatch = Stopwatch(self._metrics_of(request.model))
@@ -108,11 +117,30 @@ class TritonBackend:
         try:
             async with stream:
                 stopwatch.queued()
-                async for chunk in stream:
-                    stopwatch.tokens(chunk.index, len(chunk.token_ids), chunk.finish_reason)
-                    yield chunk
+                while (reply := await stream.next_reply()) is not None:
+                    for chunk in reply.chunks:
+                        stopwatch.tokens(chunk.index, len(chunk.token_ids), chunk.finish_reason)
+                        yield chunk
+        except ExecutorDiedError as death:
+            self._found[request.model], self._unsettled = death, SETTLE_LOOKS  # sooner than the next look
+            raise
         finally:
             del self._flights[request.request_id]
+
+    async def embed(self, request: EmbedRequest) -> Chunk:
+        model, version = self._admit_new(request)
+        sent = msgspec.structs.replace(request, model=model, request_id=uuid.uuid4().hex)
+        stopwatch = Stopwatch(self._metrics_of(request.model))
+        stream = self._ready_client().open(sent, version=version)
+        self._flights[request.request_id] = stream
+        try:
+            async with stream:
+                stopwatch.queued()
+                (chunk,) = [chunk async for chunk in stream]  # to its end: a stream that is left early is aborted
+        finally:
+            del self._flights[request.request_id]
+        stopwatch.tokens(0, 0, chunk.finish_reason)
+        return whole_vector(chunk)
 
     async def tokenize(self, model: str, prompt: Prompt) -> list[int]:
         name, version = self._admit(model)
@@ -123,17 +151,19 @@ class TritonBackend:
         return await self._ready_client().detokenize(name, token_ids, version=version)
 
     async def health(self) -> Health:
-        """Of all models, as of the last look, at most some seconds ago."""
+        """Of all models, as of the last look, at most some seconds ago. True again only once it has settled."""
         if self._draining:
             return Health(ready=False, detail="stopping")
         bad = {name: found for name, found in self._found.items() if isinstance(found, IngotError)}
         if not self._found:
             return Health(ready=False, detail="no model is loaded")
         detail = "; ".join(f"{name}: {error.message}" for name, error in bad.items())
+        if not bad and self._unsettled:
+            return Health(ready=False, detail="back, and not yet for long")
         return Health(ready=not bad, detail=detail or "ready")
 
     async def metrics(self) -> bytes:
-        return text_of(self._metrics.values())
+        return text_of([self._metrics_of(name) for name in self._found])
 
     async def _keep_looking(self) -> None:
         while True:
@@ -145,15 +175,18 @@ class TritonBackend:
 
     async def _look(self) -> None:
         """Asks every name's engine what it is. Raises where one does not answer; what was found stands all the same."""
+        self._unsettled = max(self._unsettled - 1, 0)
         try:
             names = [name for model in await self._served() for name in self._routes.names(model)]
         except IngotError as error:
             self._found = dict.fromkeys(self._found, error)
+            self._unsettled = SETTLE_LOOKS
             raise
         found = dict(zip(names, await asyncio.gather(*(self._describe(name) for name in names)), strict=True))
         self._found = found
         for one in found.values():
             if isinstance(one, IngotError):
+                self._unsettled = SETTLE_LOOKS
                 raise one
 
     async def _served(self) -> list[str]:
@@ -169,6 +202,11 @@ class TritonBackend:
             return await self._ready_client().describe(model, version=version)
         except IngotError as error:
             return error
+
+    def _admit_new(self, request: GenerateRequest | EmbedRequest) -> tuple[str, str]:
+        if request.request_id in self._flights:
+            raise RequestError("A request with this id is running.", mend="Use an id once.", param="request_id")
+        return self._admit(request.model)
 
     def _admit(self, name: str) -> tuple[str, str]:
         if self._draining:
@@ -208,4 +246,6 @@ def card_of(name: str, description: Description) -> ModelCard:
         target=manifest.target,
         quant=str(manifest.recipe.get("quant", "none")),
         fingerprint=description.fingerprint,
+        tasks=manifest.tasks,
+        embedding=manifest.embedding,
     )

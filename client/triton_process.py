@@ -1,4 +1,4 @@
-"""One tritonserver process on loopback ports: started under a guard, stopped for certain, its shared memory swept up.
+"""One tritonserver process on loopback ports: started under a guard that ends it with us, its shared memory swept up.
 
 Knows the server's flags and its health routes; knows no models and no tensors.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 import http.client
 import os
 import secrets
-import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from contextlib import ExitStack, suppress
@@ -25,6 +25,8 @@ from ingot.triton_home import TritonHome
 ADMIN_HEADER = "ingot-admin"
 # A load may bring files with it, which is remote code, and the others write to this machine: only who knows the key may.
 RESTRICTED = "model-repository,shared-memory,trace,logging"
+REGIONS = "ingot_"  # with the keeper's process id: what the names of shared memory begin with
+GUARD = str(Path(__file__).with_name("triton_guard.py"))
 EXIT_SECONDS = 5  # how long the server waits for running requests when told to end
 
 
@@ -35,6 +37,30 @@ def free_ports(count: int) -> tuple[int, ...]:
         for probe in probes:
             probe.bind(("127.0.0.1", 0))
         return tuple(int(probe.getsockname()[1]) for probe in probes)
+
+
+def children_of(pid: int) -> list[int]:
+    found: list[int] = []
+    with suppress(OSError):  # it may end meanwhile
+        for path in Path(f"/proc/{pid}/task").glob("*/children"):
+            found += map(int, path.read_text().split())
+    return found
+
+
+def command_line(pid: int) -> str:
+    """Empty for a process that has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return ""
+
+
+def sweep_regions() -> None:
+    """Removes the shared memory of servers whose keeper was killed and could not do it."""
+    for path in Path("/dev/shm").glob(f"{REGIONS}*_*"):
+        keeper = path.name.removeprefix(REGIONS).partition("_")[0]
+        if keeper.isdigit() and not Path("/proc", keeper).exists():
+            path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +84,7 @@ class TritonServer:
         self.repository = repository
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
-        self.region = f"ingot_{os.getpid()}_{secrets.token_hex(4)}_"
+        self.region = f"{REGIONS}{os.getpid()}_{secrets.token_hex(4)}_"
 
     @property
     def grpc_address(self) -> str:
@@ -66,15 +92,25 @@ class TritonServer:
 
     @property
     def pid(self) -> int | None:
-        return self._process.pid if self._process else None
+        """Of tritonserver itself, which its guard has started."""
+        if self._process is None:
+            return None
+        return next(iter(children_of(self._process.pid)), None)
+
+    def hosts(self, model: str, version: str) -> bool:
+        """Whether a process of that version lives."""
+        program = f"/{model}/{version}/model.py"
+        return any(program in command_line(pid) for pid in children_of(self.pid)) if self.pid else False
 
     def start(self) -> None:
         """Returns when the server is live. Raises DependencyError where there is no Triton, UnavailableError where it
         ends or hangs on the way; a server that hangs is killed."""
         self._home.check()
+        sweep_regions()
         self._process = subprocess.Popen(
-            self.command(),
+            [sys.executable, "-I", "-S", GUARD, *self.command()],
             env=self._home.environment(),
+            stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=subprocess.STDOUT if self._log else None,
             start_new_session=True,
@@ -86,8 +122,8 @@ class TritonServer:
             raise
 
     def restart(self) -> None:
-        """Starts a server that ended, or was about to. Raises as start()."""
-        self.stop()
+        """Starts afresh a server that ended or serves nobody: what is left of it is not waited for. Raises as start()."""
+        self.stop(wait=False)
         self.start()
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
@@ -143,17 +179,17 @@ class TritonServer:
         with urllib.request.urlopen(url, timeout=5) as reply:
             return str(reply.read().decode())
 
-    def stop(self) -> None:
+    def stop(self, *, wait: bool = True) -> None:
         """Asks, waits, kills; whatever happened, no process and no shared memory of this server is left."""
         process = self._process
         if process is None:
             return
-        with suppress(ProcessLookupError):
+        if wait:
             process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=EXIT_SECONDS + 2)
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=EXIT_SECONDS + 2)
+        if process.stdin is not None:
+            process.stdin.close()  # the guard kills what is left
         process.wait()
         self._process = None
         for path in Path("/dev/shm").glob(f"{self.region}*"):

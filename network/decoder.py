@@ -8,6 +8,11 @@ from ingot.network.ops import Batch, Ops, T
 
 def decoder(ops: Ops[T], config: ModelConfig, batch: Batch[T]) -> T:
     """Logits (R, V) in float32 of the rows that `batch.logit_rows` asks for. Extends the KV cache by the batch's tokens."""
+    return ops.logits("lm_head", hidden_states(ops, config, batch), batch)
+
+
+def hidden_states(ops: Ops[T], config: ModelConfig, batch: Batch[T]) -> T:
+    """(T, C) after the last norm, of every token of the batch. Extends the KV cache as `decoder` does."""
     residual = ops.embedding("embed", batch.token_ids)
     x = ops.rms_norm("layers.0.input_norm", residual)
     for layer in range(config.num_layers):
@@ -15,7 +20,7 @@ def decoder(ops: Ops[T], config: ModelConfig, batch: Batch[T]) -> T:
         x, residual = ops.add_rms_norm(f"layers.{layer}.post_norm", x, residual)
         x = mlp_block(ops, layer, x)
         x, residual = ops.add_rms_norm(norm_after(config, layer), x, residual)
-    return ops.logits("lm_head", x, batch)
+    return x
 
 
 def attention_block(ops: Ops[T], layer: int, x: T, batch: Batch[T]) -> T:

@@ -81,7 +81,8 @@ def read_hf(hf: Mapping[str, Any]) -> ModelConfig:
     name = fields.text("model_type", "(none)")
     if name not in FAMILIES:
         raise UnsupportedModelError(
-            f"config.json has model_type = {name!r}; ingot knows {', '.join(sorted(FAMILIES))}.",
+            f"config.json has model_type = {name!r}; ingot knows {', '.join(sorted(FAMILIES))} and, of encoders, "
+            "bert, roberta and xlm-roberta.",
             mend="Choose a checkpoint of one of these families.",
         )
     family = FAMILIES[name]

@@ -19,17 +19,8 @@ from ingot.network.config import ModelConfig
 from ingot.network.ops import Batch
 from ingot.network.rope import inverse_frequencies
 from ingot.network.weights import Scheme, Weight
-from ingot.plugins.attention.launch import (
-    DecodeChoice,
-    Paged,
-    Rotation,
-    Tiles,
-    Workspace,
-    decode,
-    prefill,
-    rotate_and_decode,
-    rotates_within,
-)
+from ingot.plugins.attention.launch import Paged, Rotation, Tiles, Workspace, rotate_and_decode, rotates_within
+from ingot.plugins.attention.step import CudaBatch, attend
 from ingot.plugins.attention.tiles import plan_tiles, prefill_rows
 from ingot.plugins.linear.launch import Choice, Choices, Library, Unprepared, prepares, run_linear, run_unprepared
 from ingot.plugins.linear.reference import dequantize
@@ -38,17 +29,6 @@ from ingot.plugins.quantize.launch import MODES, Quantized, quantize_rows
 from ingot.plugins.rms_norm.launch import rms_norm
 from ingot.plugins.rope.launch import rope_and_write, rope_table
 from ingot.plugins.silu_mul.launch import silu_mul
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CudaBatch(Batch[Tensor]):
-    """A batch whose first `num_decodes` sequences have one token each; the rest are prompts, covered by `tiles`."""
-
-    rows: Tensor | None = None  # (S,) int32: each sequence's row of page_table; None: in order
-    num_decodes: int = 0
-    decode_choice: DecodeChoice | None = None
-    tiles: Tiles | None = None
-    all_rows: bool = False  # logit_rows is every row, in order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,12 +142,7 @@ class CudaOps:
             rotate_and_decode(q.qkv, rotation, paged, out, self._work, step.decode_choice)
             return out.flatten(1)
         out = torch.empty_like(q)
-        if step.num_decodes:
-            assert step.decode_choice is not None
-            n = step.num_decodes
-            decode(q[:n], paged, out[:n], self._work, step.decode_choice)
-        if step.tiles is not None:
-            prefill(q, paged, step.query_starts, step.tiles, out, self._variants.prefill)
+        attend(q, paged, step, out, self._work, self._variants.prefill)
         return out.flatten(1)
 
     def silu_mul(self, gate_up: Tensor) -> Gated:

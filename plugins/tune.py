@@ -31,8 +31,9 @@ from ingot.plugins.attention.launch import (
     rotate_and_decode,
 )
 from ingot.plugins.attention.reference import attend
+from ingot.plugins.attention.step import CudaBatch
 from ingot.plugins.attention.tiles import plan_tiles, prefill_rows
-from ingot.plugins.cuda_ops import CudaBatch, CudaOps
+from ingot.plugins.cuda_ops import CudaOps
 from ingot.plugins.linear.launch import Choices
 from ingot.plugins.linear.tune import tune
 from ingot.plugins.overlap import Overlap, supported

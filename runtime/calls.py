@@ -12,12 +12,19 @@ from ingot.errors import IngotError, RequestError
 from ingot.manifest import Manifest
 from ingot.runtime.messages import Stats
 from ingot.runtime.params import SamplingParams
-from ingot.runtime.request import Chunk, GenerateRequest, Prompt
+from ingot.runtime.request import Chunk, EmbedRequest, GenerateRequest, Prompt
 
 
 class Generate(msgspec.Struct, frozen=True, kw_only=True, tag="generate", forbid_unknown_fields=True):
     request: GenerateRequest
     stream: bool = True  # False: one reply with every chunk
+    link: str | None = None  # requests of one link share replies: each carries `parts` of all that have something new
+
+
+class Embed(msgspec.Struct, frozen=True, kw_only=True, tag="embed", forbid_unknown_fields=True):
+    """One reply: the chunk with the vector, which JSON carries in base64."""
+
+    request: EmbedRequest
 
 
 class AbortCall(msgspec.Struct, frozen=True, kw_only=True, tag="abort", forbid_unknown_fields=True):
@@ -38,7 +45,7 @@ class Describe(msgspec.Struct, frozen=True, kw_only=True, tag="describe", forbid
     pass
 
 
-Call = Generate | AbortCall | Tokenize | Detokenize | Describe
+Call = Generate | Embed | AbortCall | Tokenize | Detokenize | Describe
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,12 +53,22 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str  # of the manifest
     vocab_size: int
     stats: Stats
+    sampling: dict[str, float] = {}  # what its generation_config.json asks for
+
+
+class Part(msgspec.Struct, frozen=True, array_like=True):
+    """What is new of one request among those that share a link."""
+
+    request_id: str  # the caller's
+    number: int  # 0, 1, 2 ... within the request: transports may let replies of one link overtake each other
+    chunks: list[Chunk]
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Every reply has one of these; an AbortCall's has none."""
 
     chunks: list[Chunk] = []
+    parts: list[Part] = []  # in place of chunks where the call named a link
     token_ids: list[int] | None = None
     text: str | None = None
     description: Description | None = None

@@ -17,6 +17,7 @@ from ingot.runtime.transfer import put
 FORBIDDEN = float("-inf")
 LEAST_ALLOWED = -1e29  # an allowed token that nothing else wants still beats every forbidden one, at any temperature
 WORD = 32  # tokens of one mask word
+BYTE = 8
 
 
 @dataclass(slots=True)
@@ -33,10 +34,12 @@ class RowConstraints:
         self._vocab_size = vocab_size
         self._device = device
         self._words = -(-vocab_size // WORD)
-        self._bits = torch.arange(WORD, dtype=torch.int32, device=device)
-        end = torch.zeros(self._words * WORD, dtype=torch.bool)
+        self._bits = torch.arange(BYTE, dtype=torch.uint8, device=device)
+        end = np.zeros(self._words * WORD, bool)
         end[list(eos_token_ids)] = True
-        self._end = end.to(device)
+        self._end = torch.from_numpy(
+            np.packbits(end, bitorder="little").view(np.int32)
+        )  # the mask after a grammar's end
         self._followers: dict[int, Follower] = {}
 
     def admit(self, arrival: Arrival) -> None:
@@ -63,22 +66,32 @@ class RowConstraints:
 
     def mask(self, logits: Tensor, rows: NDArray[np.int64]) -> Tensor:
         """logits (R, V) of `rows` (R,): those of forbidden tokens become -inf, in a copy; `logits` where no row has a grammar."""
-        places = [place for place, row in enumerate(rows.tolist()) if row in self._followers] if self._followers else []
-        if not places:
+        if not self._followers:
             return logits
-        masks = torch.zeros((len(places), self._words), dtype=torch.int32)
-        for i, place in enumerate(places):
-            follower = self._followers[int(rows[place])]
+        found = {place: self._followers[row] for place, row in enumerate(rows.tolist()) if row in self._followers}
+        if not found:
+            return logits
+        masks = torch.zeros((len(found), self._words), dtype=torch.int32)
+        for i, follower in enumerate(found.values()):
             if not follower.stuck:
                 follower.matcher.fill(masks, i)
         ended = (~masks.any(1)).nonzero().squeeze(1)  # the grammar has been followed to its end, or cannot be any more
-        chosen = put(np.array(places, np.int64), self._device)
-        allowed = (put(masks, self._device).unsqueeze(-1) >> self._bits & 1).bool().flatten(1)
         if len(ended):
-            allowed[put(ended, self._device)] = self._end
-        part = finite(logits[chosen]).clamp_min(LEAST_ALLOWED)
-        part = part.masked_fill(~allowed[:, : self._vocab_size], FORBIDDEN)
+            masks[ended] = self._end
+        forbidden = self._spread(~masks)[:, : self._vocab_size]
+        if len(found) == len(rows):
+            return finite(logits).clamp_min_(LEAST_ALLOWED).masked_fill_(forbidden, FORBIDDEN)
+        chosen = put(np.array(list(found), np.int64), self._device)
+        part = finite(logits[chosen]).clamp_min_(LEAST_ALLOWED).masked_fill_(forbidden, FORBIDDEN)
         return logits.index_copy(0, chosen, part)
+
+    def _spread(self, masks: Tensor) -> Tensor:
+        """Words (n, W) on the host -> bool (n, 32 W) beside the logits. A GPU is sent the bits: an eighth of the bytes."""
+        if self._device.type == "cpu":
+            bits = np.unpackbits(masks.numpy().view(np.uint8), axis=1, bitorder="little")
+            return torch.from_numpy(bits).view(torch.bool)
+        packed = put(masks, self._device).view(torch.uint8)
+        return (packed.unsqueeze(-1) >> self._bits & 1).bool().flatten(1)
 
     def _accept(self, follower: Follower, token: int) -> None:
         follower.seen += 1

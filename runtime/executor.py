@@ -36,6 +36,7 @@ class Executor:
         self._outbox: list[TokenChunk | RequestFailed] = []
         self._grammars = grammars
         self._compiling: dict[str, tuple[TokenRequest, Future[Constraint]]] = {}
+        self._following: dict[str, tuple[TokenRequest, Constraint]] = {}  # requests with a grammar, some ended by now
 
     @property
     def has_work(self) -> bool:
@@ -83,6 +84,8 @@ class Executor:
             result = ticket.result()
             self._launched.popleft()  # after the wait, which an interrupt may cut short
             self._outbox += self._scheduler.settle(oldest, result)
+            if self._following:
+                self._end_overdue()
         elif plan is None and self._scheduler.has_work:
             raise RuntimeError(f"nothing can run, and nothing is on its way: {self.stats()}")
         told, self._outbox = self._outbox, []
@@ -106,9 +109,25 @@ class Executor:
             if future.done():
                 del self._compiling[request_id]
                 try:
-                    self._scheduler.add(request, future.result())
+                    constraint = future.result()
+                    self._scheduler.add(request, constraint)
+                    self._following = {
+                        name: pair for name, pair in self._following.items() if self._scheduler.has(name)
+                    }
+                    self._following[request_id] = request, constraint
                 except IngotError as error:
                     self._fail(request, error)
+
+    def _end_overdue(self) -> None:
+        """Ends requests whose grammars cost the others too much of their time."""
+        for request_id, (request, constraint) in list(self._following.items()):
+            if constraint.overdue:
+                del self._following[request_id]
+                known = len(self._outbox)
+                self._outbox = [one for one in self._outbox if one.request_id != request_id]
+                if self._scheduler.abort(request_id) or len(self._outbox) < known:
+                    said = "The grammar takes too long to follow; it is ambiguous, or repeats what repeats."
+                    self._fail(request, RequestError(said, mend="Simplify it."))
 
     def _fail(self, request: TokenRequest, error: IngotError) -> None:
         self._outbox.append(

@@ -19,12 +19,25 @@ import msgspec
 
 from ingot.errors import ExecutorDiedError, IngotError, UnavailableError
 from ingot.manifest import Manifest, read_manifest
-from ingot.runtime.calls import AbortCall, Call, Describe, Description, Detokenize, Generate, Reply, Tokenize
+from ingot.runtime.calls import (
+    AbortCall,
+    Call,
+    Describe,
+    Description,
+    Detokenize,
+    Embed,
+    Generate,
+    Reply,
+    Tokenize,
+)
+from ingot.runtime.embed_stream import EmbedStream
+from ingot.runtime.generation_config import sampling_defaults
 from ingot.runtime.messages import Abort, Stats, TokenRequest
 from ingot.runtime.replies import Caller, Outcome, Replies, Timing
 from ingot.runtime.request import Prompt
-from ingot.runtime.streams import RequestStream
+from ingot.runtime.streams import RequestStream, Stream
 from ingot.runtime.text import Tokenizer
+from ingot.runtime.validate import check_task
 from ingot.runtime.worker import DEFAULT_LOADER, StepLoop, load_from
 
 TICK_SECONDS = 1.0  # between two reports of the executor's counters
@@ -50,13 +63,18 @@ class Host:
         observer: Observer | None = None,
         *,
         max_waiting: int = 1024,
+        sampling: dict[str, float] | None = None,
     ) -> None:
-        """At most `max_waiting` sequences wait beyond those the engine can run at once; more are refused."""
+        """At most `max_waiting` sequences wait beyond those the engine can run at once; more are refused.
+
+        `sampling`: what the checkpoint's generation_config.json asks for, told to those who ask what runs here.
+        """
         self._executor = executor
         self._tokenizer = tokenizer
         self._manifest = manifest
         self._fingerprint = hashlib.sha256(msgspec.json.encode(manifest)).hexdigest()[:12]
         self._observer = observer
+        self._sampling = sampling or {}
         self._ticked = 0.0
         self._inbox: queue.SimpleQueue[TokenRequest | Abort | None] = queue.SimpleQueue()
         self._outbox: queue.SimpleQueue[Sequence[Outcome] | IngotError] = queue.SimpleQueue()
@@ -74,7 +92,7 @@ class Host:
         if self._replies.ended is not None:
             raise self._replies.ended
         match call:
-            case Generate():
+            case Generate() | Embed():
                 self._replies.open(call, caller, self._stream)
                 return
             case AbortCall():
@@ -91,6 +109,7 @@ class Host:
                     fingerprint=self._fingerprint,
                     vocab_size=self._tokenizer.vocab_size,
                     stats=self.stats,
+                    sampling=self._sampling,
                 )
                 reply = Reply(description=description)
         caller.send(reply, final=True)
@@ -101,7 +120,10 @@ class Host:
         for thread in self._threads:
             thread.join(JOIN_SECONDS)
 
-    def _stream(self, call: Generate) -> RequestStream:
+    def _stream(self, call: Generate | Embed) -> Stream:
+        if isinstance(call, Embed):
+            return EmbedStream(call.request, self._tokenizer, self._manifest)
+        check_task(self._manifest, "generate")
         return RequestStream(call.request, self._tokenizer, self._manifest.limits)
 
     def _run(self) -> None:
@@ -152,7 +174,8 @@ def open_host(
     executor = load_from(loader, engine)
     tokenizer = Tokenizer.from_engine(engine)
     threading.Thread(target=warm_chat, args=(tokenizer,), name="warm", daemon=True).start()
-    return Host(executor, tokenizer, manifest, observer, max_waiting=max_waiting)
+    sampling = sampling_defaults(engine)
+    return Host(executor, tokenizer, manifest, observer, max_waiting=max_waiting, sampling=sampling)
 
 
 def warm_chat(tokenizer: Tokenizer) -> None:

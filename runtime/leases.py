@@ -24,7 +24,7 @@ class Leases:
         available = self.pool.available
         if self._refused is not None and self._refused[0] is seq and available < self._refused[1] + spare:
             return False  # still too few: spares looking up a long prompt in every step
-        matched = [] if seq.wants_prompt_logprobs else self.tree.match(seq.tokens, seq.cache_salt)
+        matched = [] if seq.reads_it_all else self.tree.match(seq.tokens, seq.cache_salt)
         lacking = -(-len(seq.tokens) // self.page_size) - len(matched)
         if self.pool.available < lacking + spare:
             self._refused = (seq, lacking + available - self.pool.available)
@@ -34,7 +34,7 @@ class Leases:
         seq.pages = matched + self.tree.lease(lacking)
         seq.num_kept = seq.num_full = len(matched)
         seq.num_computed = seq.num_kept * self.page_size
-        if not seq.has_run and not seq.wants_prompt_logprobs:
+        if not seq.has_run and not seq.reads_it_all:
             seq.cached_tokens = seq.num_computed
             self.prefix_queries += seq.num_prompt
             self.prefix_hits += seq.num_computed

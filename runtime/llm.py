@@ -19,6 +19,7 @@ from ingot.runtime.plan import Program
 from ingot.runtime.request import Chunk, GenerateRequest, Logprob, Prompt, Usage
 from ingot.runtime.streams import RequestStream, as_error
 from ingot.runtime.text import Tokenizer
+from ingot.runtime.validate import check_task
 
 DEFAULT = SamplingParams()
 MAX_WAITING = 2**31 - 1  # whoever calls has all the prompts in memory anyway
@@ -47,6 +48,7 @@ class LLM:
         engine = Path(engine)
         manifest = read_manifest(engine)
         check_files(engine, manifest)
+        check_task(manifest, "generate")
         self._start(load_program(engine, manifest), Tokenizer.from_engine(engine), manifest.limits, manifest.name)
 
     @classmethod

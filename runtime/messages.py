@@ -16,6 +16,7 @@ class TokenRequest(msgspec.Struct, frozen=True, kw_only=True, tag="request"):
     params: SamplingParams
     cache_salt: str | None = None
     priority: int = 0
+    pooling: str | None = None  # a vector is wanted, no tokens: mean | last | cls
 
 
 class Abort(msgspec.Struct, frozen=True, kw_only=True, tag="abort"):
@@ -34,6 +35,7 @@ class TokenChunk(msgspec.Struct, frozen=True, kw_only=True, tag="chunk", gc=Fals
     finish_reason: str | None = None  # stop | length | abort
     stop_reason: int | None = None  # the stop token id, where it was not EOS
     cached_tokens: int = 0
+    vector: bytes | None = None  # of a request with pooling: float32, little-endian; it ends the request
 
 
 class RequestFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):

@@ -35,6 +35,8 @@ class TokenMatcher(Protocol):
 class Constraint(Protocol):
     """A compiled grammar, shared by all sequences that follow it."""
 
+    overdue: bool  # following it has taken more time than its sequences' tokens allow: they must end
+
     def begin(self) -> TokenMatcher: ...
 
 
@@ -49,6 +51,7 @@ class Arrival:
     prompt_tokens: list[int]  # penalties look at these
     output_tokens: list[int]  # non-empty after a preemption
     constraint: Constraint | None = None  # of params.grammar
+    pooling: str | None = None  # mean | last: a vector of the prompt is wanted, not a token
 
 
 class Slice(msgspec.Struct, gc=False):
@@ -96,6 +99,7 @@ class StepResult:
     tokens: list[int]
     logprobs: list[TokenLogprobs | None]
     prompt_logprobs: list[list[TokenLogprobs] | None]  # of tokens start + 1 ... , for slices that read a prompt
+    vectors: dict[int, bytes] = field(default_factory=dict)  # by seq_id: float32 (C,) of pooled prompts read to the end
 
 
 class Ticket(Protocol):

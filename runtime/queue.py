@@ -20,6 +20,7 @@ class RequestQueue:
         """`max_waiting` bounds the sequences that have not started; preempted ones may exceed it."""
         self._page_size = limits.page_size
         self._max_len = min(limits.max_model_len, num_pages * limits.page_size + 1)  # the last token needs no slot
+        self._max_pooled = min(limits.max_model_len, num_pages * limits.page_size)  # nothing follows a pooled prompt
         self._max_waiting = max_waiting
         self._eos = frozenset(eos_token_ids)
         self._requests: dict[str, list[Sequence]] = {}  # those of their sequences that have not ended
@@ -91,7 +92,7 @@ class RequestQueue:
 
     def _sequences(self, request: TokenRequest, constraint: Constraint | None) -> list[Sequence]:
         params = request.params
-        max_len = self._longest(len(request.token_ids), params.max_tokens)
+        max_len = self._longest(len(request.token_ids), params.max_tokens, pooled=request.pooling is not None)
         stop_token_ids = frozenset(params.stop_token_ids)
         if not params.ignore_eos:
             stop_token_ids |= self._eos
@@ -111,10 +112,18 @@ class RequestQueue:
             for index in range(params.n)
         ]
 
-    def _longest(self, prompt: int, max_tokens: int | None) -> int:
+    def _longest(self, prompt: int, max_tokens: int | None, *, pooled: bool) -> int:
         """The length at which a sequence ends at the latest."""
         if prompt == 0:
             raise RequestError("The prompt has no tokens.", param="prompt", mend="Send at least one token.")
+        if pooled:
+            if prompt > self._max_pooled:
+                raise RequestError(
+                    f"The text has {prompt} tokens; a sequence holds {self._max_pooled}.",
+                    param="input",
+                    mend="Shorten it.",
+                )
+            return prompt + 1
         if prompt + (max_tokens or 1) > self._max_len:
             raise RequestError(
                 f"A prompt of {prompt} tokens and {max_tokens or 1} more are asked for; a sequence holds {self._max_len}.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -33,6 +33,17 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     priority: int = 0  # smaller runs sooner
 
 
+class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A text whose vector is wanted. It is given as pooled: no scaling, all dimensions."""
+
+    request_id: str
+    model: str
+    prompt: Prompt
+    pooling: str | None = None  # mean | last | cls; None: the engine's own
+    truncate: Literal["left", "right"] | None = None  # the side that a text too long loses; None: it is refused
+    priority: int = 0  # smaller runs sooner
+
+
 class Logprob(msgspec.Struct, frozen=True, kw_only=True):
     token_id: int
     text: str
@@ -60,3 +71,4 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: str | None = None  # stop | length | abort
     stop_reason: str | int | None = None  # the stop string or token id that ended it
     usage: Usage | None = None  # on the sequence's last chunk
+    vector: bytes | None = None  # of an EmbedRequest's one chunk: float32, little-endian

@@ -80,14 +80,14 @@ class Scheduler:
         self._sweep()
         return [
             TokenChunk(
-                request_id=request_id,
-                index=seq.index,
-                token_ids=[],
-                finish_reason="abort",
-                cached_tokens=seq.cached_tokens,
+                request_id=request_id, index=o.index, token_ids=[], finish_reason="abort", cached_tokens=o.cached_tokens
             )
-            for seq in aborted
+            for o in aborted
         ]
+
+    def has(self, request_id: str) -> bool:
+        """Whether any sequence of the request waits or runs."""
+        return bool(self._queue.find(request_id, None))
 
     # -- decide
 
@@ -174,7 +174,8 @@ class Scheduler:
             seq.row = heappop(self._free_rows)
             outputs = seq.tokens[seq.num_prompt :]
             prompt = seq.request.token_ids
-            plan.arrivals.append(Arrival(seq.row, seq.seq_id, seq.params, seq.seed, prompt, outputs, seq.constraint))
+            known = seq.row, seq.seq_id, seq.params, seq.seed, prompt, outputs
+            plan.arrivals.append(Arrival(*known, seq.constraint, seq.request.pooling))
             part = self._read(seq, budget)
             plan.slices.append(part)
             launched.append(seq)
@@ -200,7 +201,7 @@ class Scheduler:
                         request_id=seq.request_id, index=seq.index, token_ids=[token], cached_tokens=seq.cached_tokens
                     )
                 )
-            elif (chunk := self._settle_one(seq, part, token, logprob, prompt_logprobs)) is not None:
+            elif (chunk := self._settle_one(seq, part, token, logprob, prompt_logprobs, result.vectors)) is not None:
                 chunks.append(chunk)
         self._generation_tokens += len(chunks)
         self._sweep()
@@ -213,6 +214,7 @@ class Scheduler:
         token: int,
         logprob: TokenLogprobs | None,
         prompt_logprobs: list[TokenLogprobs] | None,
+        vectors: dict[int, bytes],
     ) -> TokenChunk | None:
         """Settles a slice after which there may be more to do than to hand out a token. None where it gives no token."""
         if seq.status is Status.FINISHED:
@@ -225,6 +227,8 @@ class Scheduler:
                 self._queue.release_followers(seq)
         if not part.samples:
             return None
+        if seq.request.pooling is not None:
+            return self._settle_pooled(seq, vectors[seq.seq_id])
         seq.tokens.append(token)
         reason = stop_reason = None
         if token in seq.stop_token_ids:
@@ -247,6 +251,19 @@ class Scheduler:
             finish_reason=reason,
             stop_reason=stop_reason,
             cached_tokens=seq.cached_tokens,
+        )
+
+    def _settle_pooled(self, seq: Sequence, vector: bytes) -> TokenChunk:
+        """Ends a request whose prompt has been read: its vector is all that it wanted."""
+        self._finish(seq)
+        self._generation_tokens -= 1  # settle counts its chunk as a token
+        return TokenChunk(
+            request_id=seq.request_id,
+            index=seq.index,
+            token_ids=[],
+            finish_reason="stop",
+            cached_tokens=seq.cached_tokens,
+            vector=vector,
         )
 
     # -- ways to leave

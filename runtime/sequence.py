@@ -101,6 +101,11 @@ class Sequence:
     def wants_prompt_logprobs(self) -> bool:
         return self.params.prompt_logprobs is not None and len(self.prompt_logprobs) < self.num_prompt
 
+    @property
+    def reads_it_all(self) -> bool:
+        """Whether every token of the prompt must be computed, whatever of it lies in the prefix tree."""
+        return self.wants_prompt_logprobs or self.request.pooling == "mean"
+
     def collect_prompt_logprobs(self, start: int, found: list[TokenLogprobs]) -> None:
         """Takes those of tokens start + 1, start + 2, ...; the ones read again after a preemption are dropped."""
         self.prompt_logprobs += found[len(self.prompt_logprobs) - start - 1 :]

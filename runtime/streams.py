@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import msgspec
 
 from ingot.errors import IngotError
@@ -12,6 +14,19 @@ from ingot.runtime.request import Chunk, GenerateRequest, Logprob, Usage
 from ingot.runtime.stops import StopMatcher
 from ingot.runtime.text import Tokenizer
 from ingot.runtime.validate import check_params, check_priority, check_prompt
+
+
+class Stream(Protocol):
+    """A request on its way: what the executor gets, and what becomes of the executor's chunks."""
+
+    token_request: TokenRequest
+
+    @property
+    def finished(self) -> bool: ...
+
+    def feed(self, chunk: TokenChunk) -> tuple[list[Chunk], list[Abort]]:
+        """What the user gets, and what the executor must end because of it."""
+        ...
 
 
 class RequestStream:

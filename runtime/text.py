@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tokenizers
 
@@ -51,9 +51,9 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing narrower
             raise EngineError(f"{path} is not a tokenizer: {error}.", mend=REBUILD) from error
-        config = _read_json(engine / "config.json")
+        config = read_json(engine / "config.json")
         text_config = config.get("text_config", config)
-        eos = _read_json(engine / "generation_config.json").get("eos_token_id")
+        eos = read_json(engine / "generation_config.json").get("eos_token_id")
         eos = text_config.get("eos_token_id") if eos is None else eos
         return cls(
             backend,
@@ -73,13 +73,19 @@ class Tokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Raises RequestError for text that is not Unicode (lone surrogates)."""
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise RequestError(
-                f"The prompt is not valid Unicode at character {error.start}.", param="prompt", mend="Send valid UTF-8."
-            ) from error
+        check_unicode(text)
         return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def encode_cut(self, text: str, most: int, *, side: Literal["left", "right"]) -> list[int]:
+        """At most `most` tokens, special ones included: what is too much is left out on that side of the text."""
+        # Characters that cannot matter are cut first, for nobody should pay for tokens that are thrown away.
+        longest = most * self._longest_token
+        text = text[-longest:] if side == "left" else text[:longest]
+        check_unicode(text)
+        room = max(0, most - self._backend.num_special_tokens_to_add(False))
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        encoding.truncate(room, direction=side)
+        return list(self._backend.post_process(encoding, add_special_tokens=True).ids)
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         return str(self._backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
@@ -141,7 +147,17 @@ class Tokenizer:
         return WindowDecoder(lambda ids: self.decode(ids, skip_special_tokens=skip_special_tokens), prompt)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def check_unicode(text: str) -> None:
+    """Raises RequestError for lone surrogates, which JSON can spell."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"The prompt is not valid Unicode at character {error.start}.", param="prompt", mend="Send valid UTF-8."
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
     """The file's object; an empty one where there is no file."""
     if not path.is_file():
         return {}
@@ -156,7 +172,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_chat_template(engine: Path) -> ChatTemplate | None:
     """From chat_template.jinja, or else from tokenizer_config.json, where it is a string or a list of named ones."""
-    config = _read_json(engine / "tokenizer_config.json")
+    config = read_json(engine / "tokenizer_config.json")
     found = config.get("chat_template")
     if (engine / TEMPLATE_FILE).is_file():
         found = (engine / TEMPLATE_FILE).read_text(encoding="utf-8")

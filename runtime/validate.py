@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ingot.errors import RequestError
-from ingot.manifest import Limits
+from ingot.manifest import Limits, Manifest
 from ingot.runtime.grammars.check import check_grammar
 from ingot.runtime.params import SamplingParams
 
@@ -67,6 +67,42 @@ def check_params(params: SamplingParams, vocab_size: int) -> None:
     for token_id, bias in params.logit_bias.items():
         if not -100 <= bias <= 100:
             _refuse("logit_bias", f"{bias} for token {token_id}", _range(-100, 100))
+
+
+def check_task(manifest: Manifest, task: str) -> None:
+    """Raises RequestError where the engine does not serve generate or embed."""
+    if task in manifest.tasks:
+        return
+    if task == "generate":
+        raise RequestError(
+            f"The model {manifest.name!r} is an encoder: it makes vectors and generates no text.",
+            mend="Send it to /v1/embeddings, or name a model that generates.",
+            param="model",
+        )
+    raise RequestError(
+        f"The engine of {manifest.name!r} was built without embeddings.",
+        mend="Build it again with this ingot, for target cpu or cuda.",
+        param="model",
+    )
+
+
+def check_embed(token_ids: list[int], pooling: str, manifest: Manifest, vocab_size: int) -> None:
+    """Raises RequestError unless the text has tokens, of the vocabulary, no more than the engine holds, and pooling is known."""
+    allowed = ("mean", "last") if "generate" in manifest.tasks else ("mean", "last", "cls")
+    if pooling not in allowed:
+        _refuse("pooling", repr(pooling), ", ".join(allowed))
+    if not token_ids:
+        raise RequestError("The text has no tokens.", param="input", mend="Send at least one token.")
+    _check_ids("input", (min(token_ids), max(token_ids)), vocab_size)
+    limits = manifest.limits
+    slots = limits.num_pages * limits.page_size if limits.num_pages else limits.max_model_len
+    most = min(limits.max_model_len, slots)
+    if len(token_ids) > most:
+        raise RequestError(
+            f"The text has {len(token_ids)} tokens; this engine holds {most}.",
+            param="input",
+            mend=f"Shorten it to {most} tokens or fewer.",
+        )
 
 
 def check_priority(priority: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.fakes import FakeProgram, FakeTicket
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from ingot.manifest import FORMAT_VERSION, Limits, Manifest, read_manifest, record_files
+from ingot.manifest import FORMAT_VERSION, Embedding, Limits, Manifest, read_manifest, record_files
 from ingot.runtime.executor import Executor
 from ingot.runtime.plan import StepPlan
 from ingot.runtime.text import Tokenizer as EngineTokenizer
@@ -36,8 +36,16 @@ class SlowProgram(FakeProgram):
 
 
 def write_engine(
-    folder: Path, *, step_seconds: float = 0.0, max_num_seqs: int = 32, name: str = NAME, num_pages: int = PAGES
+    folder: Path,
+    *,
+    step_seconds: float = 0.0,
+    max_num_seqs: int = 32,
+    name: str = NAME,
+    num_pages: int = PAGES,
+    generation_config: dict[str, float] | None = None,
+    endless: bool = False,
 ) -> Path:
+    """`endless`: the model never says end-of-text, so that a stream runs until its limit in every dialect."""
     folder.mkdir(parents=True, exist_ok=True)
     letters = [*(chr(code) for code in range(32, 127)), "\n"]
     spelled = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -48,9 +56,10 @@ def write_engine(
     tokenizer.add_special_tokens(["<eos>"])
     tokenizer.save(str(folder / "tokenizer.json"))
     size = len(letters) + 1
-    config = {"vocab_size": size, "eos_token_id": size - 1, "step_seconds": step_seconds}
+    config = {"vocab_size": size, "eos_token_id": size - 1, "step_seconds": step_seconds, "endless": endless}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE}))
+    (folder / "generation_config.json").write_text(json.dumps(generation_config or {}))
     limits = Limits(
         max_model_len=512, max_num_seqs=max_num_seqs, max_num_batched_tokens=256, page_size=8, num_pages=num_pages
     )
@@ -70,6 +79,8 @@ def write_engine(
         files=record_files(folder),
         rebuild="ingot build MODEL -o DIR",
         built_at="2026-01-02T03:04:05Z",
+        tasks=("generate", "embed"),
+        embedding=Embedding(size=3, pooling="last", normalize=True),
     ).write(folder)
     return folder
 
@@ -82,7 +93,7 @@ def load(engine: Path) -> Executor:
         num_pages=limits.num_pages or PAGES,
         page_size=limits.page_size,
         max_num_seqs=limits.max_num_seqs,
-        vocab_size=config["vocab_size"],
+        vocab_size=config["vocab_size"] - config["endless"],
     )
     program.step_seconds = config["step_seconds"]
     return Executor(program, limits, EngineTokenizer.from_engine(engine).eos_token_ids)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ingot.runtime.params import SamplingParams
 from ingot.runtime.plan import FEED, Arrival, Slice, StepPlan, StepResult, TokenLogprobs
@@ -20,6 +20,12 @@ def next_token(tokens: Sequence[int], seed: int, vocab_size: int) -> int:
 
 def logprobs_of(token: int) -> TokenLogprobs:
     return TokenLogprobs(logprob=-float(token), rank=1, top=[(token, -float(token))])
+
+
+def vector_of(tokens: Sequence[int], pooling: str) -> bytes:
+    """The fake model's vector of a prompt: three float32."""
+    told = [sum(tokens), len(tokens), tokens[-1]] if pooling == "mean" else [tokens[-1], 1, 2]
+    return array("f", told).tobytes()
 
 
 def generate_alone(
@@ -53,6 +59,8 @@ class Row:
     prompt: list[int]
     table: list[int]
     sampled: int = EMPTY
+    pooling: str | None = None
+    pooled: list[int] = field(default_factory=list)  # tokens read since it arrived
 
 
 class FakeTicket:
@@ -99,6 +107,7 @@ class FakeProgram:
                 tokens=[self._sample(part) for part in plan.slices],
                 logprobs=[self._logprobs(part) for part in plan.slices],
                 prompt_logprobs=[self._prompt_logprobs(part) for part in plan.slices],
+                vectors={part.seq_id: vector for part in plan.slices if (vector := self._vector(part)) is not None},
             )
         )
 
@@ -108,7 +117,9 @@ class FakeProgram:
     def _arrive(self, arrival: Arrival) -> None:
         assert arrival.row not in self._rows, "the row is taken"
         assert 0 <= arrival.row < self.max_num_seqs
-        self._rows[arrival.row] = Row(arrival.seq_id, arrival.params, arrival.seed, arrival.prompt_tokens, table=[])
+        row = Row(arrival.seq_id, arrival.params, arrival.seed, arrival.prompt_tokens, table=[])
+        row.pooling = arrival.pooling
+        self._rows[arrival.row] = row
 
     def _write(self, part: Slice) -> None:
         row = self._rows[part.row]
@@ -143,6 +154,14 @@ class FakeProgram:
             return None
         end = part.start + len(part.tokens)
         return [logprobs_of(token) for token in row.prompt[part.start + 1 : end + 1]]
+
+    def _vector(self, part: Slice) -> bytes | None:
+        """Of a prompt read to its end: made of the tokens read since it arrived, or of the last, as real ones are."""
+        row = self._rows[part.row]
+        row.pooled += part.tokens
+        if row.pooling is None or not part.samples:
+            return None
+        return vector_of(row.pooled, row.pooling)
 
     def _slot(self, row: Row, position: int) -> int:
         return row.table[position // self.page_size] * self.page_size + position % self.page_size

@@ -27,12 +27,13 @@ class CompileJob:
     """Everything a compiler may look at."""
 
     config: ModelConfig
-    weights: Path  # folder of the packed *.safetensors
+    weights: tuple[Path, ...]  # folders of packed *.safetensors: the weights, then KV scales where those lie apart
     limits: Limits
     dtype: str
     kv_dtype: str
     quant: str
     sms: tuple[int, ...] = ()  # compute capabilities asked for, where the target has a choice
+    previous: Path | None = None  # the engine that this one will replace, where there is one
     advance: Callable[[int], None] = lambda layers: None  # told of work done, num_layers + 1 in all
 
 
@@ -43,6 +44,7 @@ class Compiled:
     sm: list[int] = field(default_factory=list)  # compute capabilities, e.g. [90]
     versions: dict[str, str] = field(default_factory=dict)  # of what it compiled with
     memory: dict[str, int] = field(default_factory=dict)  # bytes by purpose, beyond the usual plan
+    holds_weights: bool = False  # the engine needs no weights but those among the compiler's own files
 
 
 Compiler = Callable[[CompileJob, Path], Compiled]
@@ -66,9 +68,14 @@ def resolve_target(asked: str) -> str:
     """auto: cuda where an NVIDIA GPU of SM >= 8.0 is present, cpu elsewhere."""
     if asked != "auto":
         return asked
+    return "cuda" if (gpu_sm() or 0) >= LEAST_SM else "cpu"
+
+
+def gpu_sm() -> int | None:
+    """Compute capability of the NVIDIA GPU that torch sees, 89 for 8.9."""
     import torch
 
     if not torch.cuda.is_available() or torch.version.hip:
-        return "cpu"
+        return None
     major, minor = torch.cuda.get_device_capability()
-    return "cuda" if 10 * major + minor >= LEAST_SM else "cpu"
+    return 10 * major + minor

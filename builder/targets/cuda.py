@@ -49,7 +49,7 @@ def choose(job: CompileJob, out: Path) -> None:
     check_supported(job.config)
     dtype = torch_dtype(job.dtype)
     with torch.inference_mode():
-        files = sorted(job.weights.glob("*.safetensors"))
+        files = [path for folder in job.weights for path in sorted(folder.glob("*.safetensors"))]
         tensors = {name: x for path in files for name, x in load_file(path, device="cuda").items()}
         found = read_weights(tensors, job.config)
         weights = {name: usable(weight, dtype) for name, weight in found.items() if "kv_scale" not in name}
@@ -70,7 +70,7 @@ def pack_kernels(job: CompileJob, kernels: Path) -> None:
     """Has the runtime make the engine's program once in a process of its own, and keep what that compiles."""
     asked = {
         "config": job.config,
-        "weights": str(job.weights),
+        "weights": [str(folder) for folder in job.weights],
         "kernels": str(kernels),
         "limits": job.limits,
         "dtype": job.dtype,

@@ -14,7 +14,7 @@ from ingot.plans import Plans
 def plans_table(plans: Plans) -> Table:
     targets = ", ".join(f"{sm / 10}" for sm in plans.sm)
     found = Table(
-        title=f"TensorRT-RTX {plans.library} plans for SM {targets}", title_justify="left", title_style="bold"
+        title=f"{plans.product} {plans.library} plans for SM {targets}", title_justify="left", title_style="bold"
     )
     for column in ("plan", "segments", "size", "built in", "RAM", "context"):
         found.add_column(column, justify="left" if column == "plan" else "right")

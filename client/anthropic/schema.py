@@ -7,7 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from ingot.client.openai.refusals import Refusal, is_label, one_of
+from ingot.client.openai.schema_chat import FunctionName
 from ingot.client.openai.schema_sampling import COUNT_BOUND, MAX_STOPS, STRICT, Count, StopString
+from ingot.client.openai.schema_structured import Schema
+
+CacheControl = Annotated[dict[str, Any] | None, Field(description="Accepted: caching is automatic.")]
 
 
 class TextBlock(BaseModel):
@@ -15,18 +19,101 @@ class TextBlock(BaseModel):
 
     type: Literal["text"]
     text: str
-    cache_control: Annotated[dict[str, Any] | None, Field(description="Accepted: caching is automatic.")] = None
+    cache_control: CacheControl = None
     citations: None = None
 
 
 Text = str | Annotated[list[TextBlock], Field(fail_fast=True)]
 
 
+class ThinkingBlock(BaseModel):
+    model_config = STRICT
+
+    type: Literal["thinking"]
+    thinking: str
+    signature: str = ""
+
+
+class Caller(BaseModel):
+    model_config = STRICT
+
+    type: Literal["direct"]
+
+
+class ToolUseBlock(BaseModel):
+    model_config = STRICT
+
+    type: Literal["tool_use"]
+    id: Annotated[str, Field(min_length=1, max_length=512)]
+    name: FunctionName
+    input: dict[str, Any]
+    cache_control: CacheControl = None
+    caller: Caller | None = None
+
+
+class ToolResultBlock(BaseModel):
+    model_config = STRICT
+
+    type: Literal["tool_result"]
+    tool_use_id: Annotated[str, Field(min_length=1, max_length=512)]
+    content: Text | None = None
+    is_error: Annotated[bool | None, Field(description='The model reads "Error: " before the content.')] = None
+    cache_control: CacheControl = None
+
+
+Block = Annotated[TextBlock | ThinkingBlock | ToolUseBlock | ToolResultBlock, Field(discriminator="type")]
+
+
 class Turn(BaseModel):
     model_config = STRICT
 
     role: Literal["user", "assistant", "system"]
-    content: Text
+    content: str | Annotated[list[Block], Field(fail_fast=True)]
+
+
+class Tool(BaseModel):
+    model_config = STRICT
+
+    type: Literal["custom"] | None = None
+    name: FunctionName
+    description: str | None = None
+    input_schema: dict[str, Any]
+    cache_control: CacheControl = None
+    allowed_callers: Annotated[list[Literal["direct"]] | None, Field(max_length=1)] = None
+    defer_loading: Literal[False] | None = None
+    eager_input_streaming: Annotated[Literal[True] | None, Field(description="Inputs come as they are written.")] = None
+    input_examples: Annotated[list[Any] | None, Field(max_length=0)] = None
+    strict: bool | None = None
+
+
+class ToolChoice(BaseModel):
+    model_config = STRICT
+
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = None
+
+
+class Thinking(BaseModel):
+    model_config = STRICT
+
+    type: Literal["adaptive", "disabled", "enabled"]
+    budget_tokens: Annotated[int | None, Field(description="Refused: thoughts cannot be bounded.")] = None
+    display: Literal["summarized"] | None = None
+
+
+class OutputFormat(BaseModel):
+    model_config = STRICT
+
+    type: Literal["json_schema"]
+    schema_: Annotated[Schema, Field(alias="schema")]
+
+
+class OutputConfig(BaseModel):
+    model_config = STRICT
+
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    format: OutputFormat | None = None
 
 
 class CountTokensRequest(BaseModel):
@@ -35,6 +122,10 @@ class CountTokensRequest(BaseModel):
     model: Annotated[str, Field(min_length=1, max_length=512)]
     messages: Annotated[list[Turn], Field(fail_fast=True, min_length=1)]
     system: Text | None = None
+    tools: Annotated[list[Tool], Field(fail_fast=True)] | None = None
+    tool_choice: ToolChoice | None = None
+    thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
 
 
 class MessagesRequest(CountTokensRequest):
@@ -54,16 +145,11 @@ def is_cache_hint(value: Any) -> bool:
     return isinstance(value, dict) and value.get("type") == "ephemeral"
 
 
-NO_TOOLS = "Tools are not supported on this route; leave them out."
 NOT_HERE = "It belongs to Anthropic's own service; leave it out."
 
 REFUSED_COUNT: dict[str, Refusal] = {
     "cache_control": Refusal(harmless=is_cache_hint, mend='Give {"type": "ephemeral"}; caching is automatic.'),
-    "output_config": Refusal(harmless=one_of({}), mend="Say in the prompt what form and length you want."),
     "speed": Refusal(harmless=one_of("standard"), mend='Only "standard" is supported.'),
-    "thinking": Refusal(harmless=one_of({"type": "disabled"}), mend='Only {"type": "disabled"} is supported.'),
-    "tool_choice": Refusal(harmless=one_of({"type": "none"}), mend=NO_TOOLS),
-    "tools": Refusal(harmless=one_of([]), mend=NO_TOOLS),
     "user_profile_id": Refusal(harmless=is_label, mend="Give a short string."),
     "workspace_id": Refusal(harmless=is_label, mend="Give a short string."),
 }

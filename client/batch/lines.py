@@ -13,7 +13,7 @@ import msgspec
 
 from ingot.errors import RequestError
 
-URLS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
+URLS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 MAX_LINE = 32 << 20  # bytes
 BATCH = "See https://platform.openai.com/docs/guides/batch for the format."
 
@@ -33,26 +33,42 @@ class Done(msgspec.Struct, frozen=True):
     custom_id: str
 
 
+decode_task = msgspec.json.Decoder(Task).decode
+
+
 def read_tasks(path: Path) -> Iterator[Task]:
     """The file's requests in order. Raises RequestError, naming the line, at the first that is none."""
-    decoder = msgspec.json.Decoder(Task)
+    for number, line in read_lines(path):
+        try:
+            yield parse_task(line)
+        except RequestError as error:
+            raise RequestError(f"{path}, line {number}: {error.message}", mend=error.mend) from error
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, with their numbers."""
     with path.open("rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), b""), 1):
             if line.strip():
-                try:
-                    task = decoder.decode(line)
-                except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-                    raise RequestError(f"{path}, line {number}: {error}.", mend=BATCH) from error
-                if task.url not in URLS:
-                    raise RequestError(
-                        f"{path}, line {number}: the url is {task.url[:80]!r}.", mend=f"Use one of {', '.join(URLS)}."
-                    )
-                if task.body.get("stream") or task.body.get("background"):
-                    raise RequestError(
-                        f"{path}, line {number}: an answer in a file neither streams nor waits.",
-                        mend="Leave stream and background out.",
-                    )
-                yield task
+                yield number, line
+
+
+def parse_task(line: bytes) -> Task:
+    """Raises RequestError for a line that is no request."""
+    try:
+        task = decode_task(line)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise RequestError(f"{error}.", mend=BATCH) from error
+    if task.url not in URLS:
+        raise RequestError(f"the url is {task.url[:80]!r}.", mend=f"Use one of {', '.join(URLS)}.", param="url")
+    for name in ("stream", "background"):
+        if task.body.get(name):
+            raise RequestError(
+                "an answer in a file neither streams nor waits.",
+                mend="Leave stream and background out.",
+                param=f"body.{name}",
+            )
+    return task
 
 
 def check_tasks(path: Path) -> set[str]:

@@ -15,7 +15,7 @@ class Rule:
     option: str = ""  # of ingot build or ingot serve
     values: Mapping[str, str] | None = None  # theirs to ours; None: as it is. "" asks for nothing
     words: Literal["none", "one", "many"] = "one"  # that follow the flag
-    reason: str = ""
+    reason: str = ""  # why it is lost, or needs nothing; of a rule with values, why another value cannot be had
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,8 +35,8 @@ def model() -> Rule:
     return Rule(place="model")
 
 
-def build(option: str, values: Mapping[str, str] | None = None) -> Rule:
-    return Rule(place="build", option=option, values=values)
+def build(option: str, values: Mapping[str, str] | None = None, *, reason: str = "") -> Rule:
+    return Rule(place="build", option=option, values=values, reason=reason)
 
 
 def serve(option: str, values: Mapping[str, str] | None = None, *, many: bool = False) -> Rule:
@@ -53,12 +53,22 @@ def lost(reason: str, *, words: Literal["none", "one", "many"] = "one") -> Rule:
 
 
 ONE_DEVICE = "an engine runs on one device; start one server per device"
-SIZED = "ingot sizes its KV pool itself"
+SIZED = "ingot sizes its KV pool itself; on cpu, ingot build --kv-memory does"
+OTHER_QUANT = "ingot reads modelopt and compressed-tensors checkpoints; of others build the original, --quant int4, int8, fp8 or nvfp4"
 NO_CODE = "ingot never runs code from a checkpoint"
 NO_LORA = "adapters are not supported; merge them into the checkpoint"
 NO_DRAFT = "speculative decoding is not supported"
 NO_MEDIA = "text models only"
-NO_TOOLS = "there is no such parser to choose"
+TOOLS_ON = "tools are read wherever a request sends them"
+THOUGHTS_ON = "thoughts are told apart wherever --reasoning-parser is given"
+ONE_SERVER = "one process serves an engine"
+BY_HAND = "its settings must be carried over by hand"
+ONE_GRAMMAR = "there is one grammar backend, xgrammar"
+NO_PAGES = "cross-origin requests are not answered"
+END_TLS = "put a proxy in front that ends TLS"
+NO_EVENTS = "KV events are not published"
+TEXTS = "templates are given a message's text"
+LONG_PROMPTS = "a prompt that is too long is refused"
 NO_OFFLOAD = "weights and KV stay on the device"
 ONE_BACKEND = "the engine's target decides on kernels"
 SAFE_FORMAT = "ingot reads safetensors only"

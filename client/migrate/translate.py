@@ -32,13 +32,13 @@ class Migration:
 def migrate(command: str) -> Migration:
     """Raises RequestError where the line is no command of a server in the tables, or names no model."""
     try:
-        words = shlex.split(command, comments=True)
+        words = shlex.split(command.replace("\\\n", " "), comments=True)
     except ValueError as error:
         raise RequestError(f"The command line does not parse: {error}.", mend="Close its quotes.") from error
     dialect, before, after = find_program([word for word in words if word.strip()])
     found = Migration(dialect)
-    for word in before:
-        found.lost.append((word, "it stands before the server's command"))
+    if before:
+        found.lost.append((shlex.join(before), "it stands before the server's command"))
     read_flags(found, after)
     if not found.model:
         raise RequestError(f"The command line of {dialect.name} names no model.", mend="Add it.")
@@ -47,18 +47,30 @@ def migrate(command: str) -> Migration:
 
 
 def find_program(words: Sequence[str]) -> tuple[Dialect, list[str], list[str]]:
-    """The dialect, the words before its program (an interpreter aside) and those after."""
+    """The dialect, the words before its program (an interpreter aside) and those after. An image may be told its program."""
     for start in range(len(words)):
         for dialect in DIALECTS:
             for program in dialect.programs:
-                end = start + len(program)
-                if all(
-                    begins(word, part) for word, part in zip(words[start:end], program, strict=False)
-                ) and end <= len(words):
-                    before = [word for word in words[:start] if not re.fullmatch(r"(.*/)?python[\d.]*", word)]
-                    return dialect, before, list(words[end:])
+                if not stands_at(words, start, program):
+                    continue
+                if "/" in program[0]:
+                    start = program_in_image(words, start, dialect) or start
+                    program = next((one for one in dialect.programs if stands_at(words, start, one)), program)
+                before = [word for word in words[:start] if not re.fullmatch(r"(.*/)?python[\d.]*", word)]
+                return dialect, before, list(words[start + len(program) :])
     known = ", ".join(" ".join(dialect.programs[0]) for dialect in DIALECTS)
     raise RequestError("This is no command line that ingot can read.", mend=f"Known are: {known}.")
+
+
+def program_in_image(words: Sequence[str], image: int, dialect: Dialect) -> int | None:
+    """Where a program of the dialect stands behind the image: `docker run lmsysorg/sglang python3 -m sglang...`."""
+    places = range(image + 1, len(words))
+    return next((i for i in places if any(stands_at(words, i, program) for program in dialect.programs)), None)
+
+
+def stands_at(words: Sequence[str], start: int, program: Sequence[str]) -> bool:
+    found = words[start : start + len(program)]
+    return len(found) == len(program) and all(map(begins, found, program))
 
 
 def begins(word: str, part: str) -> bool:
@@ -87,15 +99,17 @@ def is_flag(word: str) -> bool:
 
 
 def rule_of(dialect: Dialect, word: str) -> tuple[Rule, str]:
-    """The flag's rule, and its name as the tables have it. A --no-... is lost where its positive is."""
+    """The flag's rule, and the flag as it was given. A --no-... asks for what is so, or for what cannot be."""
     flag = word.replace("_", "-")
     flag = dialect.aliases.get(flag, flag)
     if flag in dialect.flags:
         return dialect.flags[flag], word
     positive = dialect.flags.get(flag.replace("--no-", "--", 1))
-    if positive is not None and flag.startswith("--no-"):
+    if positive is None or not flag.startswith("--no-"):
+        return UNKNOWN, word
+    if positive.place == "same":
         return Rule(place="lost", words="none", reason=f"it cannot be switched off: {positive.reason}"), word
-    return UNKNOWN, word
+    return Rule(place="same", words="none", reason="it is off unless it is asked for"), word
 
 
 def apply(found: Migration, rule: Rule, flag: str, values: list[str]) -> None:
@@ -111,7 +125,8 @@ def apply(found: Migration, rule: Rule, flag: str, values: list[str]) -> None:
         return
     ours = values[0] if rule.values is None else rule.values.get(values[0].lower())
     if ours is None:
-        found.lost.append((given, f"{rule.option} has no such value"))
+        known = ", ".join(sorted({one for one in (rule.values or {}).values() if one}))
+        found.lost.append((given, rule.reason or f"{rule.option} has no such value; it has {known}"))
         return
     into = found.build if rule.place == "build" else found.serve
     if not ours:

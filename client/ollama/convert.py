@@ -8,48 +8,95 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 from pydantic import ValidationError
 
 from ingot.client.backend import ModelCard
-from ingot.client.ollama.schema import REFUSED_OPTIONS, Asked, ChatRequest, GenerateRequest, Options
+from ingot.client.dialect import chat_request, object_of
+from ingot.client.ollama.schema import (
+    DEFAULTS,
+    REFUSED_OPTIONS,
+    Asked,
+    ChatRequest,
+    GenerateRequest,
+    Options,
+    Turn,
+)
+from ingot.client.openai import schema_chat as openai
+from ingot.client.openai.answers import Delta, joined
+from ingot.client.openai.convert import chat_to_ours
 from ingot.client.openai.errors import from_validation
 from ingot.client.openai.refusals import refuse
 from ingot.client.openai.replies import floor
+from ingot.client.openai.thinking import thinking_args, thinking_on
 from ingot.errors import RequestError
 from ingot.runtime import request as ours
-from ingot.runtime.params import SamplingParams
 
 LATEST = ":latest"
 
 
-def chat_prompt(body: ChatRequest) -> ours.Prompt | None:
-    """None asks for the model to be loaded, no more; a last assistant turn is continued."""
+def chat_of(body: ChatRequest, card: ModelCard) -> openai.ChatRequest | None:
+    """None asks for the model to be loaded, no more; a last assistant turn is continued. Raises RequestError."""
     if not body.messages:
         return None
-    turns = [{"role": turn.role, "content": turn.content} for turn in body.messages]
-    continues = turns[-1]["role"] == "assistant"
-    return ours.Prompt(messages=turns, add_generation_prompt=not continues, continue_final_message=continues)
-
-
-def text_prompt(body: GenerateRequest) -> ours.Prompt | None:
-    """A raw prompt goes as it is; any other is a conversation of one turn."""
-    if not body.prompt:
-        return None
-    if body.raw:
-        if body.system:
-            raise RequestError("'system' is given with 'raw'.", mend="Write it into the prompt.", param="system")
-        return ours.Prompt(text=body.prompt)
-    system = [{"role": "system", "content": body.system}] if body.system else []
-    return ours.Prompt(messages=[*system, {"role": "user", "content": body.prompt}])
-
-
-def to_ours(body: Asked, prompt: ours.Prompt, card: ModelCard) -> ours.GenerateRequest:
-    return ours.GenerateRequest(
-        request_id=f"ollama-{uuid.uuid4().hex}", model=card.name, prompt=prompt, params=sampling_params(body, card)
+    messages = [message_of(turn) for turn in body.messages]
+    last = messages[-1]
+    if last.get("tool_calls"):
+        raise RequestError("The last message calls a tool.", mend="Send the tool's result after it.", param="messages")
+    tools = [tool.model_dump(exclude_none=True) for tool in body.tools or []]
+    continues = {"continue_final_message": last["role"] == "assistant"}
+    return chat_request(
+        fields_of(body, card) | thinking_of(body, card) | continues | {"messages": messages, "tools": tools or None}
     )
 
 
-def sampling_params(body: Asked, card: ModelCard) -> SamplingParams:
+def message_of(turn: Turn) -> dict[str, Any]:
+    said: dict[str, Any] = {"role": turn.role, "content": turn.content}
+    if turn.thinking:
+        said["reasoning_content"] = turn.thinking
+    if turn.tool_calls:
+        said["tool_calls"] = [
+            {"id": call.id, "function": {"name": call.function.name, "arguments": encoded(call.function.arguments)}}
+            for call in turn.tool_calls
+        ]
+    if turn.tool_name:
+        said["name"] = turn.tool_name
+    if turn.tool_call_id:
+        said["tool_call_id"] = turn.tool_call_id
+    return said
+
+
+def encoded(arguments: dict[str, Any]) -> str:
+    return msgspec.json.encode(arguments).decode()
+
+
+def text_chat_of(body: GenerateRequest, card: ModelCard) -> openai.ChatRequest:
+    """A prompt that is not raw is a conversation of one turn."""
+    system = [{"role": "system", "content": body.system}] if body.system else []
+    messages = [*system, {"role": "user", "content": body.prompt}]
+    return chat_request(fields_of(body, card) | thinking_of(body, card) | {"messages": messages})
+
+
+def raw_of(body: GenerateRequest, card: ModelCard) -> ours.GenerateRequest:
+    """A raw prompt goes as it is, past the template and what is told to it."""
+    for name in ("system", "think"):
+        if getattr(body, name):
+            raise RequestError(f"'{name}' is given with 'raw'.", mend="Write it into the prompt.", param=name)
+    chat = chat_request(fields_of(body, card) | {"messages": [{"role": "user", "content": "raw"}]})
+    request = chat_to_ours(chat, new_id(), card)
+    return msgspec.structs.replace(request, prompt=ours.Prompt(text=body.prompt))
+
+
+def thinking_of(body: Asked, card: ModelCard) -> dict[str, Any]:
+    if body.think is True:
+        return {"chat_template_kwargs": thinking_on(card, param="think")}
+    effort = "none" if body.think is False else body.think
+    thinking_args(effort, card, param="think")  # refused by this dialect's own word
+    return {"reasoning_effort": effort}
+
+
+def fields_of(body: Asked, card: ModelCard) -> dict[str, Any]:
+    """The fields of OpenAI's chat that stand for Ollama's options."""
     try:
         options = Options.model_validate(refuse(body.options or {}, REFUSED_OPTIONS))
     except ValidationError as error:
@@ -60,21 +107,34 @@ def sampling_params(body: Asked, card: ModelCard) -> SamplingParams:
             mend="Lower it, or leave it out.",
             param="num_ctx",
         )
-    if body.top_logprobs is not None and not body.logprobs:
-        raise RequestError("'top_logprobs' without 'logprobs'.", mend="Set logprobs to true.", param="top_logprobs")
-    return SamplingParams(
-        max_tokens=None if options.num_predict < 0 else options.num_predict,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        top_k=options.top_k,
-        min_p=options.min_p,
-        repetition_penalty=options.repeat_penalty,
-        presence_penalty=options.presence_penalty,
-        frequency_penalty=options.frequency_penalty,
-        seed=options.seed,
-        stop=tuple(options.stop),
-        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-    )
+    if options.num_predict == 0:
+        raise RequestError("'num_predict' is 0.", mend="Ask for at least 1 token.", param="num_predict")
+    same = ("temperature", "top_k", "top_p", "min_p", "seed", "presence_penalty", "frequency_penalty")
+    given = {name: getattr(options, name) for name in same} | {"repetition_penalty": options.repeat_penalty}
+    return {
+        "model": card.name,
+        "max_completion_tokens": None if options.num_predict < 0 else options.num_predict,
+        "stop": options.stop or None,
+        "logprobs": body.logprobs,
+        "top_logprobs": body.top_logprobs,
+        "response_format": format_of(body.format),
+        **DEFAULTS,
+        **card.sampling,
+        **{name: value for name, value in given.items() if value is not None},
+    }
+
+
+def format_of(asked: dict[str, Any] | bool | str | None) -> dict[str, Any] | None:
+    """OpenAI's response_format."""
+    if asked is None or asked == "":
+        return None
+    if asked == "json":
+        return {"type": "json_object"}
+    return {"type": "json_schema", "json_schema": {"name": "format", "schema": asked}}
+
+
+def new_id() -> str:
+    return f"ollama-{uuid.uuid4().hex}"
 
 
 @dataclass(slots=True)
@@ -86,13 +146,18 @@ class Reply:
     began: float = field(default_factory=time.monotonic)
     first: float | None = None
 
-    def piece(self, text: str, logprobs: list[ours.Logprob] | None = None) -> dict[str, Any]:
-        said: dict[str, Any] = {"message": {"role": "assistant", "content": text}} if self.chat else {"response": text}
+    def piece(self, delta: Delta, logprobs: list[ours.Logprob] | None = None) -> dict[str, Any]:
+        """`delta` has whole calls alone."""
+        thoughts = {"thinking": delta.reasoning} if delta.reasoning else {}
+        said: dict[str, Any] = {"response": delta.content, **thoughts}
+        if self.chat:
+            calls = {"tool_calls": [*map(call_body, joined(delta.calls))]} if delta.calls else {}
+            said = {"message": {"role": "assistant", "content": delta.content, **thoughts, **calls}}
         scores = {"logprobs": [logprob_body(one) for one in logprobs]} if logprobs else {}
         return {"model": self.model, "created_at": now(), **said, **scores, "done": False}
 
     def loaded(self) -> dict[str, Any]:
-        return self.piece("") | {"done": True, "done_reason": "load"}
+        return self.piece(Delta()) | {"done": True, "done_reason": "load"}
 
     def arrived(self) -> None:
         self.first = self.first or time.monotonic()
@@ -111,6 +176,11 @@ class Reply:
             "eval_count": usage.completion_tokens if usage else 0,
             "eval_duration": nanoseconds(ended - first),
         }
+
+
+def call_body(call: dict[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    return {"id": call["id"], "function": {"name": function["name"], "arguments": object_of(function["arguments"])}}
 
 
 def logprob_body(one: ours.Logprob) -> dict[str, Any]:
@@ -161,7 +231,11 @@ def show_body(card: ModelCard) -> dict[str, Any]:
             "ingot.context_length": card.max_model_len,
             "ingot.vocab_size": card.vocab_size,
         },
-        "capabilities": ["completion"],
+        "capabilities": [
+            "completion",
+            *(["tools"] if card.tool_parser else []),
+            *(["thinking"] if card.reasoning_parser else []),
+        ],
     }
 
 

@@ -9,46 +9,58 @@ from starlette.responses import Response
 
 from ingot import __version__
 from ingot.client.backend import Backend, ModelCard
-from ingot.client.dialect import ended_early, failing_as, json_reply
+from ingot.client.dialect import converse, ended_early, failing_as, json_reply
 from ingot.client.ollama.convert import (
     LATEST,
     Reply,
-    chat_prompt,
+    chat_of,
     failure_body,
+    new_id,
+    raw_of,
     show_body,
     tag_body,
-    text_prompt,
-    to_ours,
+    text_chat_of,
 )
 from ingot.client.ollama.events import Lines
 from ingot.client.ollama.schema import (
-    REFUSED_CHAT,
     REFUSED_GENERATE,
-    Asked,
     ChatRequest,
     GenerateRequest,
     ShowRequest,
 )
+from ingot.client.openai.answers import AS_TEXT, Reading
 from ingot.client.openai.body import read_body
 from ingot.client.openai.replies import Outcome
 from ingot.client.openai.schema_sampling import api_schema
 from ingot.client.openai.streaming import Numbered, event_stream, number_zero, until_gone
 from ingot.errors import UnknownModelError
-from ingot.runtime.request import Prompt
+from ingot.runtime.request import GenerateRequest as Generate
 
 
 def add_ollama_routes(app: FastAPI, backend: Backend) -> None:
     @app.post("/api/chat", openapi_extra=api_schema(ChatRequest))
     @failing_as(failure_body)
     async def chat(request: Request) -> Response:
-        body = await read_body(request, ChatRequest, REFUSED_CHAT)
-        return await answer(backend, request, body, chat_prompt(body), Reply(body.model, chat=True))
+        body = await read_body(request, ChatRequest)
+        card = await named(backend, body.model)
+        reply, chat = Reply(body.model, chat=True), chat_of(body, card)
+        if chat is None:
+            return json_reply(reply.loaded())
+        found = await converse(backend, chat, new_id())
+        return await answer(backend, request, found.ours, found.reading, reply, streams=body.stream is not False)
 
     @app.post("/api/generate", openapi_extra=api_schema(GenerateRequest))
     @failing_as(failure_body)
     async def generate(request: Request) -> Response:
         body = await read_body(request, GenerateRequest, REFUSED_GENERATE)
-        return await answer(backend, request, body, text_prompt(body), Reply(body.model, chat=False))
+        card = await named(backend, body.model)
+        reply, streams = Reply(body.model, chat=False), body.stream is not False
+        if not body.prompt:
+            return json_reply(reply.loaded())
+        if body.raw:
+            return await answer(backend, request, raw_of(body, card), AS_TEXT, reply, streams=streams)
+        found = await converse(backend, text_chat_of(body, card), new_id())
+        return await answer(backend, request, found.ours, found.reading, reply, streams=streams)
 
     @app.get("/api/tags")
     @failing_as(failure_body)
@@ -66,15 +78,15 @@ def add_ollama_routes(app: FastAPI, backend: Backend) -> None:
         return json_reply({"version": __version__})
 
 
-async def answer(backend: Backend, request: Request, body: Asked, prompt: Prompt | None, reply: Reply) -> Response:
-    card = await named(backend, body.model)
-    if prompt is None:
-        return json_reply(reply.loaded())
-    chunks = number_zero(backend.generate(to_ours(body, prompt, card)))
-    if body.stream is not False:
-        return await event_stream(request, chunks, Lines(reply), media_type="application/x-ndjson")
+async def answer(
+    backend: Backend, request: Request, ours: Generate, reading: Reading, reply: Reply, *, streams: bool
+) -> Response:
+    chunks = number_zero(backend.generate(ours))
+    if streams:
+        return await event_stream(request, chunks, Lines(reply, reading), media_type="application/x-ndjson")
     outcome = await until_gone(request, timed(chunks, reply))
-    return json_reply(reply.piece(outcome.text, outcome.logprobs) | reply.last(outcome.finish_reason, outcome.usage))
+    said = reply.piece(reading.whole(outcome.text), outcome.logprobs)
+    return json_reply(said | reply.last(outcome.finish_reason, outcome.usage))
 
 
 async def timed(chunks: Numbered, reply: Reply) -> Outcome:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from ingot.client.openai.refusals import Refusal, one_of
+from ingot.client.openai.schema_chat import FunctionName
 from ingot.client.openai.schema_sampling import (
     COUNT_BOUND,
     MAX_LOGPROBS,
@@ -18,26 +19,62 @@ from ingot.client.openai.schema_sampling import (
     Penalty,
     StopString,
 )
+from ingot.client.openai.schema_structured import Schema
 
 Name = Annotated[str, Field(min_length=1, max_length=512)]
 
 
 class Options(BaseModel):
-    """Defaults are Ollama's; repeat_penalty is off unless given, and looks at the whole text."""
+    """What is not given is the model's own, or else DEFAULTS; repeat_penalty looks at the whole text."""
 
     model_config = STRICT
 
-    frequency_penalty: Penalty = 0.0
-    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    frequency_penalty: Penalty | None = None
+    min_p: Annotated[float | None, Field(ge=0, le=1)] = None
     num_ctx: Annotated[int | None, Field(ge=1, lt=COUNT_BOUND, description="At most the engine's length.")] = None
     num_predict: Annotated[int, Field(ge=-2, lt=COUNT_BOUND, description="Below 0: to the engine's limit.")] = -1
-    presence_penalty: Penalty = 0.0
-    repeat_penalty: Annotated[float, Field(gt=0)] = 1.0
+    presence_penalty: Penalty | None = None
+    repeat_penalty: Annotated[float | None, Field(gt=0)] = None
     seed: Annotated[int | None, Field(ge=-SEED_BOUND, lt=SEED_BOUND)] = None
     stop: Annotated[list[StopString], Field(fail_fast=True, max_length=MAX_STOPS)] = []
-    temperature: Annotated[float, Field(ge=0)] = 0.8
-    top_k: Count = 40
-    top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    temperature: Annotated[float | None, Field(ge=0)] = None
+    top_k: Count | None = None
+    top_p: Annotated[float | None, Field(gt=0, le=1)] = None
+
+
+DEFAULTS: dict[str, float] = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}  # Ollama's
+
+
+class CalledFunction(BaseModel):
+    model_config = STRICT
+
+    name: str
+    arguments: dict[str, Any]
+    index: int | None = None  # of an answer that is sent back
+    description: str | None = None
+
+
+class ToolCall(BaseModel):
+    model_config = STRICT
+
+    function: CalledFunction
+    id: str | None = None
+    type: Literal["function"] | None = None
+
+
+class Function(BaseModel):
+    model_config = STRICT
+
+    name: FunctionName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(BaseModel):
+    model_config = STRICT
+
+    type: Literal["function"] = "function"
+    function: Function
 
 
 class Asked(BaseModel):
@@ -48,20 +85,26 @@ class Asked(BaseModel):
     options: dict[str, Any] | None = None  # read as Options, once those that are refused are out
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, Field(ge=0, le=MAX_LOGPROBS)] = None
+    format: Annotated[Schema | Literal["", "json"] | None, Field(description='"json", or a JSON schema.')] = None
+    think: bool | Literal["low", "medium", "high"] | None = None
     keep_alive: Annotated[float | int | str | None, Field(description="Accepted: the model stays loaded.")] = None
 
 
 class Turn(BaseModel):
     model_config = STRICT
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
     content: str = ""
+    thinking: str | None = None
+    tool_name: str | None = None
+    tool_call_id: str | None = None
     images: Annotated[list[Any], Field(max_length=0)] | None = None
-    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True)] | None = None
 
 
 class ChatRequest(Asked):
     messages: Annotated[list[Turn], Field(fail_fast=True)] | None = None
+    tools: Annotated[list[Tool], Field(fail_fast=True)] | None = None
 
 
 class GenerateRequest(Asked):
@@ -87,20 +130,13 @@ def hint(harmless: Callable[[Any], bool] = anything) -> Refusal:
 
 
 NO_IMAGES = "This server neither reads nor makes images; leave it out."
-REFUSED_CHAT: dict[str, Refusal] = {
-    "format": Refusal(harmless=one_of(""), mend="Structured output is not supported here; use /v1/chat/completions."),
-    "think": Refusal(harmless=one_of(False), mend="Only false is supported."),
-    "tools": Refusal(harmless=one_of([]), mend="Tools are not supported here; use /v1/chat/completions."),
-}
 REFUSED_GENERATE: dict[str, Refusal] = {
     "context": Refusal(harmless=one_of([]), mend="Send the conversation to /api/chat."),
-    "format": REFUSED_CHAT["format"],
     "height": Refusal(harmless=one_of(), mend=NO_IMAGES),
     "images": Refusal(harmless=one_of([]), mend=NO_IMAGES),
     "steps": Refusal(harmless=one_of(), mend=NO_IMAGES),
     "suffix": Refusal(harmless=one_of(""), mend="Put the model's own fill-in-the-middle tokens into a raw prompt."),
     "template": Refusal(harmless=one_of(""), mend="The engine's own template is used; or set raw."),
-    "think": REFUSED_CHAT["think"],
     "width": Refusal(harmless=one_of(), mend=NO_IMAGES),
 }
 REFUSED_OPTIONS: dict[str, Refusal] = {

@@ -19,11 +19,11 @@ class Delta:
     content: str = ""
     calls: list[CallPiece] = field(default_factory=list)
 
-    def add(self, pieces: list[Piece]) -> None:
+    def add(self, pieces: list[Piece], *, several: bool) -> None:
         for piece in pieces:
             if isinstance(piece, str):
                 self.content += piece
-            else:
+            elif several or piece.number == 0:
                 self.calls.append(piece)
 
 
@@ -33,6 +33,7 @@ class AnswerReader:
 
     splitter: ReasoningSplitter | None
     tools: ToolParser | None
+    several: bool = True  # calls; otherwise those after the first fall away
     called: bool = False
 
     def push(self, text: str, *, last: bool) -> Delta:
@@ -45,9 +46,9 @@ class AnswerReader:
         if self.tools is None:
             delta.content = text
             return delta
-        delta.add(self.tools.push(text))
+        delta.add(self.tools.push(text), several=self.several)
         if last:
-            delta.add(self.tools.finish())
+            delta.add(self.tools.finish(), several=self.several)
         self.called = self.called or bool(delta.calls)
         return delta
 
@@ -58,6 +59,7 @@ class Reading:
 
     tools: Callable[[], ToolParser] | None = None
     reasoning: str | None = None  # a name in MARKS
+    several: bool = True  # False: parallel_tool_calls is, and a model that was not made to obey may call more than once
     named: bool = False  # the caller named the function, so that calling it says nothing new: OpenAI's reason is "stop"
 
     @property
@@ -66,10 +68,13 @@ class Reading:
 
     def reader(self) -> AnswerReader:
         splitter = ReasoningSplitter(MARKS[self.reasoning]) if self.reasoning else None
-        return AnswerReader(splitter, self.tools() if self.tools else None)
+        return AnswerReader(splitter, self.tools() if self.tools else None, self.several)
 
     def finish_reason(self, reader: AnswerReader, reason: str | None) -> str | None:
         return "tool_calls" if reader.called and reason == "stop" and not self.named else reason
+
+    def whole(self, text: str) -> Delta:
+        return self.reader().push(text, last=True)
 
     def message(self, text: str, reason: str | None) -> tuple[dict[str, Any], str | None]:
         """The whole message, and its finish_reason."""

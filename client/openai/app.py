@@ -12,11 +12,15 @@ from starlette.responses import Response
 
 from ingot import __version__
 from ingot.client.anthropic.routes import add_anthropic_routes
-from ingot.client.backend import Backend, ModelCard
+from ingot.client.backend import Backend, ModelCard, find_model
+from ingot.client.batches.files_routes import add_file_routes
+from ingot.client.batches.routes import add_batch_routes
+from ingot.client.batches.service import BatchService
 from ingot.client.ollama.routes import add_ollama_routes
 from ingot.client.openai import errors
 from ingot.client.openai.body import read_body
 from ingot.client.openai.convert import chat_to_ours, completion_to_ours, tokenize_to_prompt
+from ingot.client.openai.embeddings_routes import add_embedding_routes
 from ingot.client.openai.gate import Gate, GateOptions
 from ingot.client.openai.refusals import REFUSED_CHAT, REFUSED_COMPLETIONS
 from ingot.client.openai.replies import CompletionAsk, chat_body, completion_choice, sum_usage
@@ -27,24 +31,30 @@ from ingot.client.openai.schema_sampling import api_schema
 from ingot.client.openai.sse import ChatEvents, CompletionEvents, UsageTail
 from ingot.client.openai.streaming import collect, event_stream, merge, number_zero, until_gone
 from ingot.client.openai.tools import reading_of
+from ingot.client.page.routes import add_page_routes
+from ingot.client.tei.routes import add_tei_routes
 from ingot.client.tgi.routes import add_tgi_routes
-from ingot.errors import UnknownModelError
 from ingot.runtime.request import GenerateRequest
 
 
-def create_app(backend: Backend, options: GateOptions | None = None) -> FastAPI:
-    """The server's app over a backend that somebody else starts and stops."""
+def create_app(backend: Backend, options: GateOptions | None = None, batches: BatchService | None = None) -> FastAPI:
+    """The server's app over a backend, and a service of batches, that somebody else starts and stops."""
     app = FastAPI(title="ingot", version=__version__)
     errors.install(app)
     app.add_middleware(Gate, options=options or GateOptions())
     add_model_routes(app, backend)
     add_generation_routes(app, backend)
+    add_embedding_routes(app, backend)
     add_token_routes(app, backend)
     add_service_routes(app, backend)
     add_responses_routes(app, backend)
     add_anthropic_routes(app, backend)
     add_tgi_routes(app, backend)
+    add_tei_routes(app, backend)
     add_ollama_routes(app, backend)
+    add_file_routes(app, batches)
+    add_batch_routes(app, batches)
+    add_page_routes(app, backend)
     return app
 
 
@@ -54,7 +64,7 @@ def add_generation_routes(app: FastAPI, backend: Backend) -> None:
         body = await read_body(request, ChatRequest, REFUSED_CHAT)
         card = await find_model(backend, body.model)
         reading = reading_of(body, card)
-        ours = chat_to_ours(body, f"chatcmpl-{uuid.uuid4().hex}", marked=reading.needed)
+        ours = chat_to_ours(body, f"chatcmpl-{uuid.uuid4().hex}", card, marked=reading.needed)
         chunks = number_zero(backend.generate(ours))
         if body.stream:
             head = reply_head(ours.request_id, "chat.completion.chunk", card)
@@ -80,7 +90,7 @@ def add_generation_routes(app: FastAPI, backend: Backend) -> None:
         body = await read_body(request, CompletionRequest, REFUSED_COMPLETIONS)
         card = await find_model(backend, body.model)
         request_id = f"cmpl-{uuid.uuid4().hex}"
-        ours = completion_to_ours(body, request_id)
+        ours = completion_to_ours(body, request_id, card)
         ask = CompletionAsk(
             echo=bool(body.echo),
             scores_only=body.max_tokens == 0,
@@ -95,7 +105,7 @@ def add_generation_routes(app: FastAPI, backend: Backend) -> None:
         head = reply_head(request_id, "text_completion", card)
         n = ours[0].params.n
         if body.stream:
-            usage = UsageTail(include=body.include_usage, continuous=body.continuous_usage)
+            usage = UsageTail(include=body.include_usage, continuous=body.continuous_usage, scores_only=ask.scores_only)
             return await event_stream(request, chunks, CompletionEvents(head, usage, n=n, prompt_texts=texts, ask=ask))
         outcomes = await until_gone(request, collect(chunks, len(ours), n))
         choices = [
@@ -155,15 +165,6 @@ def add_service_routes(app: FastAPI, backend: Backend) -> None:
         return json_reply({"version": __version__})
 
 
-async def find_model(backend: Backend, name: str) -> ModelCard:
-    cards = await backend.models()
-    for card in cards:
-        if card.name == name:
-            return card
-    known = ", ".join(card.name for card in cards)
-    raise UnknownModelError(f"No model is called {name[:200]!r}.", mend=f"This server has: {known}.")
-
-
 async def prompt_texts(backend: Backend, requests: list[GenerateRequest]) -> list[str]:
     """What echo repeats: the prompt as given, or its tokens' text."""
     return [
@@ -193,6 +194,7 @@ def model_body(card: ModelCard) -> dict[str, Any]:
         "max_model_len": card.max_model_len,
         "target": card.target,
         "quant": card.quant,
+        "tasks": card.tasks,
     }
 
 

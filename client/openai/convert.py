@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
 
-from ingot.client.openai.refusals import REFUSED_CHAT, REFUSED_COMPLETIONS
+from ingot.client.backend import ModelCard
+from ingot.client.batches.schema import BatchRequest
+from ingot.client.openai.refusals import REFUSED_CHAT, REFUSED_COMPLETIONS, Refusal
 from ingot.client.openai.schema_chat import ChatRequest, Message
 from ingot.client.openai.schema_completions import CompletionRequest, TokenizeRequest
+from ingot.client.openai.schema_embeddings import EmbeddingsRequest
 from ingot.client.openai.schema_sampling import SamplingFields
 from ingot.client.openai.structured import grammar_of
+from ingot.client.openai.thinking import thinking_args
 from ingot.client.openai.tools import forced_call
 from ingot.errors import RequestError
 from ingot.runtime.params import SamplingParams
 from ingot.runtime.request import GenerateRequest, Prompt
 
 # Every field of the official client's types is in one of the two.
-USED = {"chat": frozenset(ChatRequest.model_fields), "completions": frozenset(CompletionRequest.model_fields)}
-REFUSED = {"chat": REFUSED_CHAT, "completions": REFUSED_COMPLETIONS}
+USED = {
+    "chat": frozenset(ChatRequest.model_fields),
+    "completions": frozenset(CompletionRequest.model_fields),
+    "embeddings": frozenset(EmbeddingsRequest.model_fields),
+    "batches": frozenset(BatchRequest.model_fields),
+}
+REFUSED: dict[str, dict[str, Refusal]] = {
+    "chat": REFUSED_CHAT,
+    "completions": REFUSED_COMPLETIONS,
+    "embeddings": {},
+    "batches": {},
+}
 
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's, for completions only
+TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,8}")
+NOT_FOR_TEMPLATE: Any = {"annotations": True, "tool_calls": {"__all__": {"index"}}}
 SAME_NAME = [
     "temperature",
     "top_p",
@@ -37,7 +54,7 @@ SAME_NAME = [
 ]
 
 
-def chat_to_ours(body: ChatRequest, request_id: str, *, marked: bool = False) -> GenerateRequest:
+def chat_to_ours(body: ChatRequest, request_id: str, card: ModelCard, *, marked: bool = False) -> GenerateRequest:
     """`marked`: thoughts or calls are to be found in the answer by their marks."""
     if body.max_tokens is not None and body.max_completion_tokens not in (None, body.max_tokens):
         raise RequestError("'max_tokens' and 'max_completion_tokens' differ.", mend="Give one.", param="max_tokens")
@@ -47,10 +64,17 @@ def chat_to_ours(body: ChatRequest, request_id: str, *, marked: bool = False) ->
         raise RequestError(
             "'top_logprobs' is given without 'logprobs'.", mend="Set logprobs to true.", param="top_logprobs"
         )
+    if body.continue_final_message and body.add_generation_prompt:
+        raise RequestError(
+            "'continue_final_message' and 'add_generation_prompt' are both true.",
+            mend="Set one of them.",
+            param="add_generation_prompt",
+        )
     check_stream(body)
     call = forced_call(body)
     params = sampling_params(
         body,
+        card,
         max_tokens=body.max_completion_tokens if body.max_tokens is None else body.max_tokens,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )
@@ -65,20 +89,24 @@ def chat_to_ours(body: ChatRequest, request_id: str, *, marked: bool = False) ->
     return GenerateRequest(
         request_id=request_id,
         model=body.model,
-        prompt=chat_prompt(
-            body.messages,
-            tools=tools_for_template(body),
-            template_args=body.chat_template_kwargs,
-            add_generation_prompt=body.add_generation_prompt is not False and not body.continue_final_message,
-            continue_final_message=bool(body.continue_final_message),
-        ),
+        prompt=prompt_of(body, card),
         params=params,
         cache_salt=body.cache_salt,
         priority=body.priority or 0,
     )
 
 
-def completion_to_ours(body: CompletionRequest, request_id: str) -> list[GenerateRequest]:
+def prompt_of(body: ChatRequest, card: ModelCard) -> Prompt:
+    return chat_prompt(
+        body.messages,
+        tools=tools_for_template(body),
+        template_args=thinking_args(body.reasoning_effort, card) | (body.chat_template_kwargs or {}),
+        add_generation_prompt=body.add_generation_prompt is not False and not body.continue_final_message,
+        continue_final_message=bool(body.continue_final_message),
+    )
+
+
+def completion_to_ours(body: CompletionRequest, request_id: str, card: ModelCard) -> list[GenerateRequest]:
     """One request per prompt, in order. With echo and max_tokens 0 one token is sampled, which the reply leaves out."""
     if body.best_of is not None and body.best_of != (body.n or 1):
         raise RequestError(
@@ -89,6 +117,7 @@ def completion_to_ours(body: CompletionRequest, request_id: str) -> list[Generat
     check_stream(body)
     params = sampling_params(
         body,
+        card,
         max_tokens=DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else max(body.max_tokens, 1),
         logprobs=body.logprobs,
     )
@@ -134,9 +163,13 @@ def tokenize_to_prompt(body: TokenizeRequest) -> Prompt:
     )
 
 
-def sampling_params(body: SamplingFields, *, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
-    """Fields that are not given keep our defaults."""
-    given: dict[str, Any] = {name: getattr(body, name) for name in SAME_NAME if getattr(body, name) is not None}
+def sampling_params(
+    body: SamplingFields, card: ModelCard, *, max_tokens: int | None, logprobs: int | None
+) -> SamplingParams:
+    """Fields that are not given are the model's, or keep our defaults."""
+    given: dict[str, Any] = card.sampling | {
+        name: getattr(body, name) for name in SAME_NAME if getattr(body, name) is not None
+    }
     if body.top_k is not None:
         given["top_k"] = max(body.top_k, 0)  # vLLM turns it off with -1
     if body.stop is not None:
@@ -153,10 +186,10 @@ def sampling_params(body: SamplingFields, *, max_tokens: int | None, logprobs: i
 
 
 def token_id_of(key: str) -> int:
-    if not (key.isascii() and key.isdigit() and len(key) < 10):
+    if not TOKEN_ID.fullmatch(key):
         raise RequestError(
             f"'logit_bias' has the key {key[:20]!r}.",
-            mend="Keys are token ids; /tokenize gives them.",
+            mend="Keys are token ids, without leading zeros; /tokenize gives them.",
             param="logit_bias",
         )
     return int(key)
@@ -167,6 +200,12 @@ def check_stream(body: SamplingFields) -> None:
     if options is not None and not body.stream:
         raise RequestError(
             "'stream_options' is given without 'stream'.", mend="Set stream to true.", param="stream_options"
+        )
+    if options is not None and options.continuous_usage_stats and not options.include_usage:
+        raise RequestError(
+            "'continuous_usage_stats' is given without 'include_usage'.",
+            mend="Set include_usage to true.",
+            param="stream_options",
         )
     if options is not None and options.include_obfuscation:
         raise RequestError("Events are never padded.", mend="Set include_obfuscation to false.", param="stream_options")
@@ -200,7 +239,7 @@ def chat_prompt(
 
 def message_for_template(message: Message, path: str) -> dict[str, Any]:
     """Plain strings, which every template knows: parts are joined by newlines as vLLM does, `developer` is `system`."""
-    fields = message.model_dump(exclude_none=True)
+    fields = message.model_dump(exclude_none=True, exclude=NOT_FOR_TEMPLATE)
     if isinstance(message.content, list):
         fields["content"] = "\n".join(part.text for part in message.content)
     if message.content is None:

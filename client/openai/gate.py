@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ingot.client.openai.errors import error_response
+from ingot.client.page.paths import OPEN_FILES
 
 MAX_ID_LENGTH = 128
 DEFAULT_BODY_BYTES = 32 << 20
@@ -48,7 +49,7 @@ class Gate:
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
-        if self._digests and scope["path"] not in self._open and not self._knows(headers):
+        if self._digests and not self._is_open(scope) and not self._knows(headers):
             refusal = error_response(
                 401, "The API key is missing or wrong. Send Authorization: Bearer KEY.", code="invalid_api_key"
             )
@@ -60,6 +61,10 @@ class Gate:
             await refusal(scope, receive, send_with_id)
             return
         await self._app(scope, bounded(receive, limit), send_with_id)
+
+    def _is_open(self, scope: Scope) -> bool:
+        """The status page's files hold no figures; what they show comes from a route that asks for the key."""
+        return scope["path"] in self._open or (scope["path"] in OPEN_FILES and scope["method"] in {"GET", "HEAD"})
 
     def _knows(self, headers: Headers) -> bool:
         """Every key is compared, in constant time."""

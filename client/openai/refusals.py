@@ -16,6 +16,7 @@ from ingot.errors import RequestError
 class Refusal:
     harmless: Callable[[Any], bool]  # values besides null that ask for nothing
     mend: str
+    passes: str = ""  # those values, for a reader
 
 
 def one_of(*values: Any) -> Callable[[Any], bool]:
@@ -35,32 +36,47 @@ NO_AUDIO = "This server answers with text only; leave it out."
 NO_SEARCH = "This server has no web search; leave it out."
 NO_FUNCTIONS = "Functions are not supported; leave it out."
 
+LABEL = Refusal(harmless=is_label, mend="Give a short string.", passes="a short string: a label for your own books")
+
 REFUSED_CHAT: dict[str, Refusal] = {
     "audio": Refusal(harmless=one_of(), mend=NO_AUDIO),
-    "function_call": Refusal(harmless=one_of("none"), mend=NO_FUNCTIONS),
-    "functions": Refusal(harmless=one_of([]), mend=NO_FUNCTIONS),
-    "metadata": Refusal(harmless=is_labels, mend="Give an object of at most 64 short strings."),
-    "modalities": Refusal(harmless=one_of(["text"]), mend='Only ["text"] is supported.'),
+    "function_call": Refusal(harmless=one_of("none"), mend=NO_FUNCTIONS, passes='"none"'),
+    "functions": Refusal(harmless=one_of([]), mend=NO_FUNCTIONS, passes="[]"),
+    "metadata": Refusal(
+        harmless=is_labels, mend="Give an object of at most 64 short strings.", passes="labels for your own books"
+    ),
+    "modalities": Refusal(harmless=one_of(["text"]), mend='Only ["text"] is supported.', passes='["text"]'),
     "moderation": Refusal(harmless=one_of(), mend="This server does not moderate; leave it out."),
     "prediction": Refusal(harmless=one_of(), mend="Predicted outputs are not supported; leave it out."),
-    "prompt_cache_key": Refusal(harmless=is_label, mend="Give a short string; caching is automatic."),
+    "prompt_cache_key": Refusal(
+        harmless=is_label,
+        mend="Give a short string; caching is automatic.",
+        passes="a short string; caching is automatic",
+    ),
     "prompt_cache_options": Refusal(
-        harmless=one_of({}, {"mode": "implicit"}), mend="Caching is automatic; to isolate tenants use cache_salt."
+        harmless=one_of({}, {"mode": "implicit"}),
+        mend="Caching is automatic; to isolate tenants use cache_salt.",
+        passes='{"mode": "implicit"}',
     ),
     "prompt_cache_retention": Refusal(
-        harmless=one_of("in_memory"), mend='Only "in_memory" is supported: prefixes are kept while memory lasts.'
+        harmless=one_of("in_memory"),
+        mend='Only "in_memory" is supported: prefixes are kept while memory lasts.',
+        passes='"in_memory"',
     ),
-    "reasoning_effort": Refusal(
-        harmless=one_of("none"), mend="Steer a reasoning model through chat_template_kwargs instead."
+    "safety_identifier": LABEL,
+    "service_tier": Refusal(
+        harmless=one_of("auto", "default"), mend='Only "auto" and "default" are supported.', passes='"auto", "default"'
     ),
-    "safety_identifier": Refusal(harmless=is_label, mend="Give a short string."),
-    "service_tier": Refusal(harmless=one_of("auto", "default"), mend='Only "auto" and "default" are supported.'),
-    "store": Refusal(harmless=one_of(False), mend="This server stores nothing; leave it out."),
-    "verbosity": Refusal(harmless=one_of("medium"), mend="Ask for shorter or longer answers in the prompt."),
+    "store": Refusal(harmless=one_of(False), mend="This server stores nothing; leave it out.", passes="false"),
+    "user": LABEL,
+    "verbosity": Refusal(
+        harmless=one_of("medium"), mend="Ask for shorter or longer answers in the prompt.", passes='"medium"'
+    ),
     "web_search_options": Refusal(harmless=one_of(), mend=NO_SEARCH),
 }
 
 REFUSED_COMPLETIONS: dict[str, Refusal] = {
+    "user": LABEL,
     "suffix": Refusal(harmless=one_of(""), mend="Put the model's own fill-in-the-middle tokens into the prompt."),
 }
 

@@ -1,20 +1,20 @@
-"""One answer of /v1/responses: the request for the backend, and the body at every point of its life. No I/O."""
+"""One answer of /v1/responses: what is asked of the chat, and the body at every point of its life. No I/O."""
 
 from __future__ import annotations
 
 import time
-import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
+from ingot.client.backend import ModelCard
+from ingot.client.dialect import chat_request, ended_early
 from ingot.client.openai.errors import describe
 from ingot.client.openai.replies import Outcome
-from ingot.client.openai.schema_responses import InputMessage, ResponsesRequest
-from ingot.errors import RequestError, UnavailableError
-from ingot.runtime.params import SamplingParams
-from ingot.runtime.request import GenerateRequest, Prompt
-
-Turn = dict[str, Any]
+from ingot.client.openai.responses_items import Turn, new_id, turn_of_answer
+from ingot.client.openai.schema_chat import ChatRequest
+from ingot.client.openai.schema_responses import ResponsesRequest, TextFormat
+from ingot.client.openai.thinking import thinking_args
+from ingot.errors import RequestError
 
 
 def check_ask(ask: ResponsesRequest) -> None:
@@ -27,16 +27,43 @@ def check_ask(ask: ResponsesRequest) -> None:
         raise RequestError("'stream_options' without 'stream'.", mend="Set stream to true.", param="stream_options")
 
 
-def turns_of(ask: ResponsesRequest) -> list[Turn]:
-    if isinstance(ask.input, str):
-        return [{"role": "user", "content": ask.input}]
-    return [turn_of(message) for message in ask.input]
+def chat_of(ask: ResponsesRequest, turns: list[Turn], card: ModelCard) -> ChatRequest:
+    """`turns` is the conversation without instructions. Raises RequestError."""
+    effort = ask.reasoning.effort if ask.reasoning else None
+    thinking_args(effort, card, param="reasoning")  # refused by this route's own word
+    system = [{"role": "system", "content": ask.instructions}] if ask.instructions else []
+    choice = ask.tool_choice
+    return chat_request(
+        {
+            "model": ask.model,
+            "messages": system + turns,
+            "max_completion_tokens": ask.max_output_tokens,
+            "temperature": ask.temperature,
+            "top_p": ask.top_p,
+            "tools": [
+                {"type": "function", "function": tool.model_dump(exclude={"type"}, exclude_none=True)}
+                for tool in ask.tools or []
+            ]
+            or None,
+            "tool_choice": choice
+            if choice is None or isinstance(choice, str)
+            else {"type": "function", "function": {"name": choice.name}},
+            "parallel_tool_calls": ask.parallel_tool_calls,
+            "reasoning_effort": effort,
+            "response_format": None if ask.text is None else format_of(ask.text.format),
+        }
+    )
 
 
-def turn_of(message: InputMessage) -> Turn:
-    role = "system" if message.role == "developer" else message.role
-    content = message.content
-    return {"role": role, "content": content if isinstance(content, str) else "\n".join(part.text for part in content)}
+def format_of(asked: TextFormat | None) -> dict[str, Any] | None:
+    """OpenAI's response_format of a chat."""
+    if asked is None:
+        return None
+    if asked.type != "json_schema":
+        return {"type": asked.type}
+    if asked.name is None or asked.schema_ is None:
+        raise RequestError("'text.format' needs a name and a schema.", mend="Give both.", param="text")
+    return {"type": "json_schema", "json_schema": {"name": asked.name, "schema": asked.schema_}}
 
 
 @dataclass(slots=True)
@@ -45,23 +72,13 @@ class Answer:
 
     ask: ResponsesRequest
     turns: list[Turn]
-    id: str = field(default_factory=lambda: f"resp_{uuid.uuid4().hex}")
-    item_id: str = field(default_factory=lambda: f"msg_{uuid.uuid4().hex}")
+    sampling: dict[str, float] = field(default_factory=dict)  # the model's own
+    id: str = field(default_factory=lambda: new_id("resp"))
     created_at: int = field(default_factory=lambda: int(time.time()))
-
-    def request(self) -> GenerateRequest:
-        ask = self.ask
-        given = {name: getattr(ask, name) for name in ("temperature", "top_p") if getattr(ask, name) is not None}
-        system = [{"role": "system", "content": ask.instructions}] if ask.instructions else []
-        return GenerateRequest(
-            request_id=self.id,
-            model=ask.model,
-            prompt=Prompt(messages=system + self.turns),
-            params=SamplingParams(max_tokens=ask.max_output_tokens, **given),
-        )
 
     def begun(self, status: str = "in_progress") -> dict[str, Any]:
         ask = self.ask
+        text_format = ask.text.format if ask.text and ask.text.format else TextFormat(type="text")
         return {
             "id": self.id,
             "object": "response",
@@ -76,29 +93,30 @@ class Answer:
             "metadata": ask.metadata or {},
             "model": ask.model,
             "output": [],
-            "parallel_tool_calls": True,
+            "parallel_tool_calls": ask.parallel_tool_calls is not False,
             "previous_response_id": ask.previous_response_id,
+            "reasoning": {"effort": ask.reasoning.effort if ask.reasoning else None, "summary": None},
             "store": ask.store is not False,
-            "temperature": 1.0 if ask.temperature is None else ask.temperature,
-            "text": {"format": {"type": "text"}},
-            "tool_choice": "auto",
-            "tools": [],
-            "top_p": 1.0 if ask.top_p is None else ask.top_p,
+            "temperature": self.sampling.get("temperature", 1.0) if ask.temperature is None else ask.temperature,
+            "text": {"format": text_format.model_dump(by_alias=True, exclude_none=True)},
+            "tool_choice": "auto"
+            if ask.tool_choice is None
+            else ask.tool_choice
+            if isinstance(ask.tool_choice, str)
+            else ask.tool_choice.model_dump(),
+            "tools": [{"parameters": None, "strict": None} | tool.model_dump() for tool in ask.tools or []],
+            "top_p": self.sampling.get("top_p", 1.0) if ask.top_p is None else ask.top_p,
             "truncation": "disabled",
             "usage": None,
             "user": ask.user,
         }
 
-    def ended(self, outcome: Outcome) -> dict[str, Any]:
-        """Completed, or incomplete where max_output_tokens or the engine's limit cut it. Raises UnavailableError."""
-        if outcome.finish_reason == "abort":
-            raise UnavailableError("The server ended this answer early.", mend="Send the request again.")
-        whole = outcome.finish_reason != "length"
-        item = self.item(outcome.text, "completed" if whole else "incomplete")
-        return self.begun("completed" if whole else "incomplete") | {
+    def ended(self, outcome: Outcome, output: list[dict[str, Any]]) -> dict[str, Any]:
+        status = status_of(outcome)
+        return self.begun(status) | {
             "completed_at": int(time.time()),
-            "incomplete_details": None if whole else {"reason": "max_output_tokens"},
-            "output": [item],
+            "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
+            "output": output,
             "usage": usage_body(outcome),
         }
 
@@ -106,18 +124,21 @@ class Answer:
         _, message, _, _ = describe(error)
         return self.begun("failed") | {"error": {"code": "server_error", "message": message}}
 
-    def item(self, text: str | None, status: str) -> dict[str, Any]:
-        """The answer's one message; without content while there is none."""
-        content = [] if text is None else [text_part(text)]
-        return {"id": self.item_id, "type": "message", "role": "assistant", "status": status, "content": content}
-
-    def said(self, text: str) -> list[Turn]:
+    def said(self, output: list[dict[str, Any]]) -> list[Turn]:
         """The conversation that a next answer goes on from."""
-        return [*self.turns, {"role": "assistant", "content": text}]
+        return [*self.turns, turn_of_answer(output)]
 
 
-def text_part(text: str) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+def check_whole(outcome: Outcome) -> Outcome:
+    """Raises UnavailableError where the server ended the text."""
+    if outcome.finish_reason == "abort":
+        raise ended_early()
+    return outcome
+
+
+def status_of(outcome: Outcome) -> str:
+    """Incomplete where max_output_tokens or the engine's limit cut it."""
+    return "incomplete" if outcome.finish_reason == "length" else "completed"
 
 
 def usage_body(outcome: Outcome) -> dict[str, Any] | None:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
-from ingot.client.backend import Backend
-from ingot.client.dialect import json_reply
+from ingot.client.backend import Backend, find_model
+from ingot.client.dialect import Conversation, converse, json_reply
+from ingot.client.openai.answers import Reading
 from ingot.client.openai.body import read_body
+from ingot.client.openai.convert import prompt_of
 from ingot.client.openai.gate import caller_of
 from ingot.client.openai.replies import Outcome
-from ingot.client.openai.responses import Answer, check_ask, turns_of
+from ingot.client.openai.responses import Answer, chat_of, check_ask, check_whole, status_of
 from ingot.client.openai.responses_events import ResponseEvents
+from ingot.client.openai.responses_items import Turn, output_of, turns_of
 from ingot.client.openai.responses_store import ResponseStore, Stored
 from ingot.client.openai.schema_responses import REFUSED_RESPONSES, ResponsesRequest
 from ingot.client.openai.schema_sampling import api_schema
-from ingot.client.openai.streaming import collect, event_stream, number_zero, until_gone
+from ingot.client.openai.streaming import Numbered, collect, event_stream, number_zero, until_gone
 from ingot.errors import RequestError
 
 
@@ -29,26 +33,30 @@ def add_responses_routes(app: FastAPI, backend: Backend) -> None:
         ask = await read_body(request, ResponsesRequest, REFUSED_RESPONSES)
         check_ask(ask)
         owner = caller_of(request.headers)
-        answer = Answer(ask, earlier_turns(store, ask, owner) + turns_of(ask))
+        card = await find_model(backend, ask.model)
+        turns = earlier_turns(store, ask, owner) + turns_of(ask.input)
+        answer = Answer(ask, turns, card.sampling)
+        found = await converse(backend, chat_of(ask, turns, card), answer.id)
 
-        def keep(outcome: Outcome) -> None:
+        def keep(outcome: Outcome, output: list[dict[str, Any]]) -> None:
             if ask.store is not False:
-                store.put(Stored(owner, answer.ended(outcome), answer.said(outcome.text)))
+                store.put(Stored(owner, answer.ended(outcome, output), answer.said(output)))
 
         if ask.background:
-            return json_reply(await start(backend, store, answer, owner))
-        chunks = number_zero(backend.generate(answer.request()))
+            return json_reply(await start(backend, store, answer, owner, found))
+        chunks = number_zero(backend.generate(found.ours))
         if ask.stream:
-            return await event_stream(request, chunks, ResponseEvents(answer, keep))
-        ((outcome,),) = await until_gone(request, collect(chunks, 1, 1))
-        keep(outcome)
-        return json_reply(answer.ended(outcome))
+            return await event_stream(request, chunks, ResponseEvents(answer, found.reading, keep))
+        outcome, output = await until_gone(request, said(chunks, found.reading))
+        keep(outcome, output)
+        return json_reply(answer.ended(outcome, output))
 
     @app.post("/v1/responses/input_tokens", openapi_extra=api_schema(ResponsesRequest))
     async def input_tokens(request: Request) -> Response:
         ask = await read_body(request, ResponsesRequest, REFUSED_RESPONSES)
-        answer = Answer(ask, earlier_turns(store, ask, caller_of(request.headers)) + turns_of(ask))
-        count = len(await backend.tokenize(ask.model, answer.request().prompt))
+        card = await find_model(backend, ask.model)
+        turns = earlier_turns(store, ask, caller_of(request.headers)) + turns_of(ask.input)
+        count = len(await backend.tokenize(ask.model, prompt_of(chat_of(ask, turns, card), card)))
         return json_reply({"object": "response.input_tokens", "input_tokens": count})
 
     @app.get("/v1/responses/{response_id}")
@@ -74,7 +82,7 @@ def add_responses_routes(app: FastAPI, backend: Backend) -> None:
         return json_reply(stored.body)
 
 
-def earlier_turns(store: ResponseStore, ask: ResponsesRequest, owner: bytes) -> list[dict[str, str]]:
+def earlier_turns(store: ResponseStore, ask: ResponsesRequest, owner: bytes) -> list[Turn]:
     if ask.previous_response_id is None:
         return []
     stored = store.get(ask.previous_response_id, owner)
@@ -87,16 +95,25 @@ def earlier_turns(store: ResponseStore, ask: ResponsesRequest, owner: bytes) -> 
     return stored.turns
 
 
-async def start(backend: Backend, store: ResponseStore, answer: Answer, owner: bytes) -> dict[str, object]:
+async def said(chunks: Numbered, reading: Reading) -> tuple[Outcome, list[dict[str, Any]]]:
+    """All of one answer, and its items. Raises UnavailableError where the server ended it."""
+    ((outcome,),) = await collect(chunks, 1, 1)
+    check_whole(outcome)
+    return outcome, output_of(reading.whole(outcome.text), status=status_of(outcome))
+
+
+async def start(
+    backend: Backend, store: ResponseStore, answer: Answer, owner: bytes, found: Conversation
+) -> dict[str, object]:
     """Begins the work and says so; what becomes of it stands in the store."""
     store.check_room()
-    await backend.tokenize(answer.ask.model, answer.request().prompt)  # a request that is refused is refused at once
+    await backend.tokenize(answer.ask.model, found.ours.prompt)  # a request that is refused is refused at once
     stored = Stored(owner, answer.begun(), answer.turns)
 
     async def work() -> None:
         try:
-            ((outcome,),) = await collect(number_zero(backend.generate(answer.request())), 1, 1)
-            stored.body, stored.turns = answer.ended(outcome), answer.said(outcome.text)
+            outcome, output = await said(number_zero(backend.generate(found.ours)), found.reading)
+            stored.body, stored.turns = answer.ended(outcome, output), answer.said(output)
         except Exception as error:  # noqa: BLE001 - told in the body; what is not ours is logged there too
             stored.body = answer.failed(error)
         store.put(stored)

@@ -7,13 +7,14 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from starlette.exceptions import HTTPException
 
-from ingot.client.openai.responses import Turn
+from ingot.client.openai.responses_items import Turn
 from ingot.errors import QueueFullError
 
 MAX_STORED = 4096
-MAX_CHARACTERS = 64 << 20
+MAX_BYTES = 64 << 20
 MAX_BACKGROUND = 256
 
 
@@ -30,15 +31,15 @@ class Stored:
 
     @property
     def size(self) -> int:
-        """Characters, near enough."""
-        return 1024 + sum(len(turn["content"]) for turn in self.turns) + len(self.body["instructions"] or "")
+        """Bytes, near enough."""
+        return len(msgspec.json.encode(self.turns)) + len(msgspec.json.encode(self.body))
 
 
 class ResponseStore:
     """The least recently used answers go first; those that still run stay."""
 
-    def __init__(self, max_stored: int = MAX_STORED, max_characters: int = MAX_CHARACTERS) -> None:
-        self._max_stored, self._max_characters = max_stored, max_characters
+    def __init__(self, max_stored: int = MAX_STORED, max_bytes: int = MAX_BYTES) -> None:
+        self._max_stored, self._max_bytes = max_stored, max_bytes
         self._stored: OrderedDict[str, Stored] = OrderedDict()
         self._sizes: dict[str, int] = {}
 
@@ -55,7 +56,7 @@ class ResponseStore:
         self._stored[response_id] = stored
         self._stored.move_to_end(response_id)
         self._sizes[response_id] = stored.size
-        while len(self._stored) > self._max_stored or sum(self._sizes.values()) > self._max_characters:
+        while len(self._stored) > self._max_stored or sum(self._sizes.values()) > self._max_bytes:
             oldest = next((one for one, kept in self._stored.items() if not kept.running), None)
             if oldest is None:
                 return

@@ -8,6 +8,10 @@ from pydantic import BaseModel, Field
 
 from ingot.client.openai.schema_sampling import COUNT_BOUND, MAX_LOGPROBS, STRICT, SamplingFields
 
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
+
 
 class TextPart(BaseModel):
     model_config = STRICT
@@ -29,6 +33,7 @@ class ToolCall(BaseModel):
     id: str | None = None
     type: Literal["function"] = "function"
     function: FunctionCall
+    index: int | None = None  # of a streamed answer that is sent back
 
 
 class Message(BaseModel):
@@ -41,12 +46,17 @@ class Message(BaseModel):
     reasoning_content: str | None = None
     tool_calls: Annotated[list[ToolCall], Field(fail_fast=True)] | None = None
     tool_call_id: str | None = None
+    annotations: Annotated[list[Any] | None, Field(max_length=0)] = (
+        None  # of an answer that is sent back, as the two below
+    )
+    audio: None = None
+    function_call: None = None
 
 
 class Function(BaseModel):
     model_config = STRICT
 
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
+    name: FunctionName
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
@@ -80,8 +90,10 @@ class ChatRequest(SamplingFields):
     tools: Annotated[list[Tool], Field(fail_fast=True)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
     parallel_tool_calls: bool | None = None
+    reasoning_effort: Effort | None = None
 
     # vLLM's extras
+    add_special_tokens: Annotated[Literal[False] | None, Field(description="The template writes its own.")] = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None

@@ -23,6 +23,7 @@ class CompletionRequest(SamplingFields):
     ]
     best_of: Annotated[int | None, Field(ge=1, le=MAX_SEQUENCES)] = None
     echo: bool | None = None
+    add_special_tokens: bool | None = None
     logprobs: Annotated[int | None, Field(ge=0, le=MAX_LOGPROBS)] = None
 
 

@@ -11,14 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ingot.client.openai.schema_structured import Choices, ResponseFormat, Schema, StructuredOutputs, Text
 
+__all__ = ["MAX_LOGPROBS", "MAX_STOPS"]  # the engine's own, for the dialects
+from ingot.runtime.validate import MAX_LOGPROBS, MAX_STOP_LENGTH, MAX_STOP_TOKEN_IDS, MAX_STOPS
+
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 MAX_SEQUENCES = 128  # n
-MAX_LOGPROBS = 20
-MAX_STOPS = 256
 SEED_BOUND = 1 << 63
 COUNT_BOUND = 1 << 31
 
-StopString = Annotated[str, Field(min_length=1, max_length=1024)]
+StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 Count = Annotated[int, Field(ge=0, lt=COUNT_BOUND)]
 TokenId = Count
 Penalty = Annotated[float, Field(ge=-2, le=2)]
@@ -47,14 +48,13 @@ class SamplingFields(BaseModel):
     stop: StopString | Annotated[list[StopString], Field(fail_fast=True, max_length=MAX_STOPS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: str | None = None
     response_format: ResponseFormat | None = None
 
     # vLLM's extras
     top_k: Annotated[int | None, Field(ge=-1, lt=COUNT_BOUND)] = None
     min_p: Annotated[float | None, Field(ge=0, le=1)] = None
     repetition_penalty: Annotated[float | None, Field(gt=0)] = None
-    stop_token_ids: Annotated[list[TokenId], Field(fail_fast=True, max_length=MAX_STOPS)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(fail_fast=True, max_length=MAX_STOP_TOKEN_IDS)] | None = None
     ignore_eos: bool | None = None
     min_tokens: Count | None = None
     skip_special_tokens: bool | None = None
@@ -65,7 +65,6 @@ class SamplingFields(BaseModel):
     guided_regex: Text | None = None
     guided_choice: Choices | None = None
     guided_grammar: Text | None = None
-    add_special_tokens: bool | None = None
     return_token_ids: bool | None = None
     cache_salt: Annotated[str | None, Field(min_length=1, max_length=256)] = None
     priority: Annotated[int | None, Field(ge=-COUNT_BOUND, lt=COUNT_BOUND)] = None

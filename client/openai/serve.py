@@ -9,11 +9,15 @@ import signal
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import click
 import uvicorn
 
-from ingot.client.backend import Backend
+from ingot.client.backend import Backend, ModelCard
+from ingot.client.batch.senders import AppSender
+from ingot.client.batches.behind import BehindBackend
+from ingot.client.batches.service import CONCURRENCY, BatchService
 from ingot.client.openai.app import create_app
 from ingot.client.openai.gate import GateOptions
 from ingot.errors import IngotError
@@ -31,6 +35,8 @@ class ServeOptions:
     drain_seconds: float = 30.0
     log_level: str = "info"
     gate: GateOptions = field(default_factory=GateOptions)
+    batch_dir: Path | None = None  # of /v1/files and /v1/batches; without one there are none
+    batch_concurrency: int = CONCURRENCY
 
 
 class Server(uvicorn.Server):
@@ -48,21 +54,26 @@ def serve(backend: Backend, options: ServeOptions) -> None:
 
 
 async def serve_until_signal(backend: Backend, options: ServeOptions) -> None:
-    sock = bind(options)  # before the engine loads: a port that is taken is said at once
+    sock = bind(options)  # before the engine loads: a port that is taken is said at once, and so is a folder
+    batches = BatchService(options.batch_dir, concurrency=options.batch_concurrency) if options.batch_dir else None
     signals: asyncio.Queue[None] = asyncio.Queue()
     for name in SIGNALS:
         asyncio.get_running_loop().add_signal_handler(name, signals.put_nowait, None)
     with sock:
         starting = asyncio.create_task(backend.start())
         if await first_of(starting, signals):
-            await run_server(backend, options, sock, signals)
+            await run_server(backend, options, sock, signals, batches)
 
 
 async def run_server(
-    backend: Backend, options: ServeOptions, sock: socket.socket, signals: asyncio.Queue[None]
+    backend: Backend,
+    options: ServeOptions,
+    sock: socket.socket,
+    signals: asyncio.Queue[None],
+    batches: BatchService | None = None,
 ) -> None:
     config = uvicorn.Config(
-        create_app(backend, options.gate),
+        create_app(backend, options.gate, batches),
         log_level=options.log_level,
         log_config=None,
         access_log=options.log_level == "debug",
@@ -71,18 +82,32 @@ async def run_server(
     )
     server = Server(config)
     serving = asyncio.create_task(server.serve([sock]))
-    names = ", ".join(card.name for card in await backend.models())
+    cards = await backend.models()
+    names = ", ".join(card.name for card in cards)
     host, port = sock.getsockname()[:2]
     click.echo(f"ingot serves {names} at http://{host}:{port}/v1", err=True)
+    click.echo(f"status page: http://{host}:{port}/", err=True)
+    for card in cards:
+        if card.sampling:
+            click.echo(sampling_line(card), err=True)
+    if batches is not None:
+        batches.start(AppSender(create_app(BehindBackend(backend))))
     await asyncio.wait(
         {serving, signal_task := asyncio.create_task(signals.get())}, return_when=asyncio.FIRST_COMPLETED
     )
     signal_task.cancel()
+    if batches is not None:
+        await batches.stop()  # at once: they go on when the server is back
     logger.info("stopping: running requests get %.0f s; a second signal ends them now", options.drain_seconds)
     if not await first_of(asyncio.create_task(backend.stop(options.drain_seconds)), signals):
         await backend.stop(0)
     server.should_exit = True
     await serving
+
+
+def sampling_line(card: ModelCard) -> str:
+    told = ", ".join(f"{name} {value:g}" for name, value in card.sampling.items())
+    return f"{card.name} samples with {told} where a request does not say (generation_config.json)"
 
 
 async def first_of(work: asyncio.Task[None], signals: asyncio.Queue[None]) -> bool:

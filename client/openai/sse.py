@@ -30,20 +30,24 @@ def event_parts(head: dict[str, Any]) -> bytes:
 class UsageTail:
     """What follows the choices of an event: nothing, a null, or the tokens so far (OpenAI's stream_options)."""
 
-    def __init__(self, *, include: bool, continuous: bool) -> None:
+    def __init__(self, *, include: bool, continuous: bool, scores_only: bool = False) -> None:
+        """`scores_only`: the one token that is sampled is left out, as from the answer."""
         self.total = UsageSum()
+        self._scores_only = scores_only
         self._include, self._continuous = include, include and continuous
         self._prompts_counted: set[int] = set()
         self._prompt_tokens: dict[int, int] = {}
         self._tokens = 0
 
     def count(self, chunk: Chunk, prompt: int) -> bytes:
-        self._tokens += len(chunk.token_ids)
+        self._tokens += 0 if self._scores_only else len(chunk.token_ids)
         if chunk.prompt_token_ids is not None:
             self._prompt_tokens[prompt] = len(chunk.prompt_token_ids)
         if chunk.usage is not None:
             self.total.add(chunk.usage, prompt=prompt not in self._prompts_counted)
             self._prompts_counted.add(prompt)
+            if self._scores_only:
+                self.total.completion_tokens = 0
         if self._continuous:
             so_far = UsageSum(prompt_tokens=sum(self._prompt_tokens.values()), completion_tokens=self._tokens)
             return b'],"usage":' + _encode(so_far.body()) + b"}\n\n"
@@ -78,7 +82,8 @@ class ChatEvents:
         if chunk.index not in self._begun:
             self._begun.add(chunk.index)
             role = b'{"index":%d,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}'
-            events = self._start + role % chunk.index + tail
+            prompt_ids = b'],"prompt_token_ids":' + _encode(chunk.prompt_token_ids) if self._token_ids else b"]"
+            events = self._start + role % chunk.index + prompt_ids + tail[1:]
         delta, finish_reason = self._delta(chunk)
         if not (delta != b"{}" or finish_reason or chunk.logprobs or self._token_ids):
             return events
@@ -125,7 +130,7 @@ class CompletionEvents:
         index = prompt * self._n + chunk.index
         if index not in self._offsets and self._ask.echo:
             return self._start + self._first(index, chunk, prompt) + tail
-        offset = self._offsets.get(index, 0)
+        is_first, offset = index not in self._offsets, self._offsets.get(index, 0)
         if not (chunk.text or chunk.finish_reason or chunk.logprobs or self._ask.token_ids):
             return b""
         logprobs = b"null"
@@ -142,6 +147,7 @@ class CompletionEvents:
             choice += b',"stop_reason":' + _encode(chunk.stop_reason)
         if self._ask.token_ids:
             choice += b',"token_ids":' + _encode(chunk.token_ids)
+            choice += b',"prompt_token_ids":' + _encode(chunk.prompt_token_ids) if is_first else b""
         return self._start + choice + b"}" + tail
 
     def _first(self, index: int, chunk: Chunk, prompt: int) -> bytes:
@@ -149,7 +155,6 @@ class CompletionEvents:
         outcome = Outcome()
         outcome.add(chunk)
         choice = completion_choice(index, outcome, self._prompt_texts[prompt], self._ask)
-        choice.pop("prompt_token_ids", None)
         self._offsets[index] = len(self._prompt_texts[prompt]) + sum(len(one.text) for one in chunk.logprobs or [])
         return _encode(choice)
 

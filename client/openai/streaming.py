@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from ingot.client.openai.errors import ClientGoneError
 from ingot.client.openai.replies import Outcome
+from ingot.client.page.failures import note_broken_stream
 from ingot.runtime.request import Chunk
 
 STALL_SECONDS = 60.0
@@ -102,7 +103,7 @@ async def event_stream(
     request: Request, chunks: Numbered, events: Events, *, media_type: str = "text/event-stream"
 ) -> Response:
     """Waits for the first tokens, so that a request that is refused gets a status of its own, then streams."""
-    body = encode(chunks, events)
+    body = encode(request, chunks, events)
     try:
         first = await until_gone(request, anext(body))
     except BaseException:
@@ -111,7 +112,7 @@ async def event_stream(
     return EventStream(first, body, media_type=media_type)
 
 
-async def encode(chunks: Numbered, events: Events) -> AsyncGenerator[bytes, None]:
+async def encode(request: Request, chunks: Numbered, events: Events) -> AsyncGenerator[bytes, None]:
     """Event bytes; a failure after the first of them becomes the last event."""
     begun = False
     async with aclosing(chunks):
@@ -123,6 +124,7 @@ async def encode(chunks: Numbered, events: Events) -> AsyncGenerator[bytes, None
         except Exception as error:
             if not begun:
                 raise
+            note_broken_stream(request.scope, error)
             yield events.error(error)
             return
     yield events.end()

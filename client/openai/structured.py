@@ -46,7 +46,15 @@ def all_asked(body: SamplingFields) -> dict[str, Grammar | None]:
 
 def of_response_format(body: SamplingFields) -> Grammar | None:
     wanted = body.response_format
-    if wanted is None or wanted.type == "text":
+    if wanted is None:
+        return None
+    if wanted.json_schema is not None and wanted.type != "json_schema":
+        raise RequestError(
+            f"'response_format' is {wanted.type} and has a 'json_schema'.",
+            mend='Set its type to "json_schema", or leave the schema out.',
+            param="response_format",
+        )
+    if wanted.type == "text":
         return None
     if wanted.type == "json_object":
         return json_schema(ANY_OBJECT, "")

@@ -71,6 +71,8 @@ class MarkedCalls:
         return pieces
 
     def finish(self) -> list[Piece]:
+        if self._announced:
+            return []  # the answer was cut within a call
         if self._mode in ("call", "between"):
             self._back_to_text(self._call.held if self._mode == "call" else "")
         rest, self._buffer = self._buffer, ""

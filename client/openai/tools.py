@@ -9,6 +9,7 @@ from ingot.client.backend import ModelCard
 from ingot.client.openai.answers import Reading
 from ingot.client.openai.schema_chat import ChatRequest, Tool
 from ingot.client.openai.structured import checked, grammar_of, json_schema
+from ingot.client.openai.thinking import parser_of
 from ingot.client.openai.tool_parsers import LISTED, NOTATIONS, MarkedCalls, OneCall
 from ingot.errors import RequestError
 from ingot.runtime.params import Grammar
@@ -87,7 +88,7 @@ def moved(schema: Any, place: str) -> Any:
 def reading_of(body: ChatRequest, card: ModelCard) -> Reading:
     """Raises RequestError where calls are asked for that this server could not read."""
     constrained = grammar_of(body) is not None
-    reasoning = None if constrained else card.reasoning_parser
+    reasoning = None if constrained else parser_of(card, body.reasoning_effort)
     if not body.tools or body.tool_choice == "none":
         return Reading(reasoning=reasoning)
     if body.tool_choice == "required":
@@ -102,4 +103,8 @@ def reading_of(body: ChatRequest, card: ModelCard) -> Reading:
             mend='Start it with --tool-call-parser, or set tool_choice to "required", to a function, or to "none".',
             param="tools",
         )
-    return Reading(tools=partial(MarkedCalls, NOTATIONS[card.tool_parser]), reasoning=reasoning)
+    return Reading(
+        tools=partial(MarkedCalls, NOTATIONS[card.tool_parser]),
+        reasoning=reasoning,
+        several=body.parallel_tool_calls is not False,
+    )

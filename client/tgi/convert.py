@@ -7,12 +7,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ingot.client.backend import ModelCard
 from ingot.client.openai.errors import from_validation
 from ingot.client.openai.refusals import refuse
 from ingot.client.openai.replies import Outcome, floor
-from ingot.client.tgi.schema import REFUSED_PARAMETERS, Parameters, TgiRequest
+from ingot.client.openai.structured import checked, expression, json_schema
+from ingot.client.tgi.schema import REFUSED_PARAMETERS, Parameters, TgiGrammar, TgiRequest
 from ingot.errors import RequestError
-from ingot.runtime.params import SamplingParams
+from ingot.runtime.params import Grammar, SamplingParams
 from ingot.runtime.request import Logprob
 
 ERROR_TYPES = {429: "overloaded", 500: "generation", 503: "generation"}
@@ -38,15 +40,17 @@ def parameters_of(body: TgiRequest, *, streams: bool) -> Parameters:
     return asked
 
 
-def sampling_params(asked: Parameters, *, streams: bool) -> SamplingParams:
-    """TGI is greedy unless asked to sample, and leaves the stop sequence in the text."""
+def sampling_params(asked: Parameters, card: ModelCard, *, streams: bool) -> SamplingParams:
+    """TGI is greedy unless asked to sample, and leaves the stop sequence in the text. What is not given is the model's own."""
+    own: dict[str, Any] = {"temperature": 1.0, "top_k": 0} | card.sampling
+    given = {name: getattr(asked, name) for name in ("temperature", "top_p", "top_k", "repetition_penalty")}
+    own |= {name: value for name, value in given.items() if value is not None}
+    if not asked.samples:
+        own["temperature"] = 0.0
     scored = streams or asked.shows_tokens or asked.top_n_tokens or (asked.best_of or 1) > 1
     return SamplingParams(
         max_tokens=asked.max_new_tokens,
-        temperature=(1.0 if asked.temperature is None else asked.temperature) if asked.samples else 0.0,
-        top_p=1.0 if asked.top_p is None else asked.top_p,
-        top_k=asked.top_k or 0,
-        repetition_penalty=1.0 if asked.repetition_penalty is None else asked.repetition_penalty,
+        **own,
         frequency_penalty=asked.frequency_penalty or 0.0,
         seed=asked.seed,
         stop=tuple(asked.stop or ()),
@@ -54,7 +58,28 @@ def sampling_params(asked: Parameters, *, streams: bool) -> SamplingParams:
         n=asked.best_of or 1,
         logprobs=(asked.top_n_tokens or 0) if scored else None,
         prompt_logprobs=0 if asked.decoder_input_details else None,
+        grammar=None if asked.grammar is None else grammar_of(asked.grammar),
     )
+
+
+def grammar_of(asked: TgiGrammar) -> Grammar:
+    """Raises RequestError for a value that is not of its type, and for a grammar that is wrong in itself."""
+    value: Any = asked.value
+    if asked.type == "json_schema":
+        value = value.get("schema") if isinstance(value, dict) else None
+    found = None
+    if asked.type != "regex":
+        found = json_schema(value, "grammar")
+    elif isinstance(value, str):
+        found = expression("regex", value)
+    if found is None:
+        raise RequestError(
+            f"'grammar.value' is not what the type {asked.type} needs.",
+            mend='Give an expression for "regex", a schema for "json", {"name", "schema"} for "json_schema".',
+            param="grammar",
+        )
+    checked(found, "grammar")
+    return found
 
 
 def generation_body(asked: Parameters, inputs: str, outcomes: list[Outcome]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ingot.client.dialect import ended_early, failing_as, json_reply
 from ingot.client.openai.body import read_body
 from ingot.client.openai.schema_sampling import MAX_SEQUENCES, MAX_STOPS, api_schema
 from ingot.client.openai.streaming import collect, event_stream, number_zero, until_gone
+from ingot.client.tei import routes as tei
 from ingot.client.tgi.convert import failure_body, generation_body, parameters_of, sampling_params
 from ingot.client.tgi.events import TokenEvents
 from ingot.client.tgi.schema import Parameters, TgiRequest
@@ -38,6 +39,8 @@ def add_tgi_routes(app: FastAPI, backend: Backend) -> None:
     @app.post("/", openapi_extra=api_schema(TgiRequest))
     @failing_as(failure_body)
     async def compat_generate(request: Request) -> Response:
+        if "generate" not in (await backend.models())[0].tasks:
+            return await tei.answer(backend, request)  # as TEI has it on this route
         body = await read_body(request, TgiRequest)
         return (
             await streamed(backend, request, body) if body.stream else json_reply([await whole(backend, request, body)])
@@ -51,7 +54,7 @@ def add_tgi_routes(app: FastAPI, backend: Backend) -> None:
             {
                 "model_id": card.name,
                 "model_sha": card.fingerprint or None,
-                "model_pipeline_tag": "text-generation",
+                "model_pipeline_tag": "text-generation" if "generate" in card.tasks else "feature-extraction",
                 "max_best_of": MAX_SEQUENCES,
                 "max_stop_sequences": MAX_STOPS,
                 "max_input_tokens": card.max_model_len - 1,
@@ -79,9 +82,9 @@ async def streamed(backend: Backend, request: Request, body: TgiRequest) -> Resp
 
 async def to_ours(backend: Backend, body: TgiRequest, asked: Parameters, *, streams: bool) -> GenerateRequest:
     """TGI serves one model and names none; `truncate` keeps the prompt's last tokens."""
-    model = (await backend.models())[0].name
+    card = (await backend.models())[0]
     prompt = Prompt(text=body.inputs)
     if asked.truncate is not None:
-        prompt = Prompt(token_ids=(await backend.tokenize(model, prompt))[-asked.truncate :])
-    params = sampling_params(asked, streams=streams)
-    return GenerateRequest(request_id=f"tgi-{uuid.uuid4().hex}", model=model, prompt=prompt, params=params)
+        prompt = Prompt(token_ids=(await backend.tokenize(card.name, prompt))[-asked.truncate :])
+    params = sampling_params(asked, card, streams=streams)
+    return GenerateRequest(request_id=f"tgi-{uuid.uuid4().hex}", model=card.name, prompt=prompt, params=params)

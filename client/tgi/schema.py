@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -17,10 +17,18 @@ from ingot.client.openai.schema_sampling import (
     Penalty,
     StopString,
 )
+from ingot.client.openai.schema_structured import Schema, Text
 
 DEFAULT_NEW_TOKENS = 100  # TGI's, where the field is absent; null is the engine's limit
 
 Positive = Annotated[int, Field(ge=1, lt=COUNT_BOUND)]
+
+
+class TgiGrammar(BaseModel):
+    model_config = STRICT
+
+    type: Literal["json", "json_schema", "regex"]
+    value: Schema | Text  # of json_schema: {"name", "schema"}
 
 
 class Parameters(BaseModel):
@@ -31,6 +39,7 @@ class Parameters(BaseModel):
     details: bool | None = None
     do_sample: bool | None = None
     frequency_penalty: Penalty | None = None
+    grammar: TgiGrammar | None = None
     max_new_tokens: Positive | None = DEFAULT_NEW_TOKENS
     repetition_penalty: Annotated[float | None, Field(gt=0)] = None
     return_full_text: bool | None = None
@@ -63,7 +72,6 @@ class TgiRequest(BaseModel):
 
 REFUSED_PARAMETERS: dict[str, Refusal] = {
     "adapter_id": Refusal(harmless=one_of(), mend="Adapters are not supported; leave it out."),
-    "grammar": Refusal(harmless=one_of(), mend="Grammars are not supported on this route; leave it out."),
     "typical_p": Refusal(harmless=one_of(), mend="Use top_p or top_k instead."),
     "watermark": Refusal(harmless=one_of(False), mend="Watermarks are not supported; leave it out."),
 }

@@ -42,6 +42,48 @@ def attend(q, cache, value_offset, table, token, inside, visible, top, total, ac
     return best, total * decay + tl.sum(p, 1), acc
 
 
+@triton.jit(do_not_specialize=["slots"])
+def write_kernel(k, v, slots, cache, k_scale, v_scale, value_offset: tl.int64, num_kv_heads,
+                 HEADS: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, PAGE: tl.constexpr, PDL: tl.constexpr = 0):  # fmt: skip
+    """Grid (T, ceil(K / HEADS)): one token's keys and values (T, K, D) to its slot; none where that is negative."""
+    after_previous(PDL)
+    token = tl.program_id(0).to(tl.int64)
+    slot = tl.load(slots + token).to(tl.int64)
+    if slot < 0:
+        return
+    head, d = tl.program_id(1) * HEADS + tl.arange(0, HEADS), tl.arange(0, DP)
+    inside = (head < num_kv_heads)[:, None] & (d < D)[None, :]
+    source = (token * num_kv_heads + head)[:, None] * D + d[None, :]
+    place = (((slot // PAGE) * num_kv_heads + head) * PAGE + slot % PAGE)[:, None] * D + d[None, :]
+    key = tl.load(k + source, mask=inside, other=0.0).to(tl.float32)
+    value = tl.load(v + source, mask=inside, other=0.0).to(tl.float32)
+    if cache.dtype.element_ty == tl.float8e4nv:
+        key = tl.minimum(tl.maximum(key / k_scale, -448.0), 448.0)
+        value = tl.minimum(tl.maximum(value / v_scale, -448.0), 448.0)
+    tl.store(cache + place, key.to(cache.dtype.element_ty), mask=inside)
+    tl.store(cache + value_offset + place, value.to(cache.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["query_starts", "num_seqs"])
+def tiles_kernel(
+    query_starts, tile_seqs, tile_starts, num_seqs, TOKENS: tl.constexpr, SEQS: tl.constexpr, PDL: tl.constexpr = 0
+):
+    """Grid (tiles,): what tiles.py plans, without asking the host for the counts; SEQS bounds num_seqs.
+
+    There are at most T // TOKENS + S tiles; those beyond the real ones start past their sequence's end.
+    """
+    after_previous(PDL)
+    tile, s = tl.program_id(0), tl.arange(0, SEQS)
+    real = s < num_seqs
+    count = tl.load(query_starts + s + 1, mask=real, other=0) - tl.load(query_starts + s, mask=real, other=0)
+    share = tl.cdiv(count, TOKENS)
+    end = tl.cumsum(share, 0)
+    seq = tl.minimum(tl.sum(((end <= tile) & real).to(tl.int32), 0), num_seqs - 1)
+    first = tl.sum(tl.where(s == seq, end - share, 0), 0)
+    tl.store(tile_seqs + tile, seq)
+    tl.store(tile_starts + tile, (tile - first) * TOKENS)
+
+
 @triton.jit(do_not_specialize=["rows", "lengths", "splits"])
 def decode_kernel(
     q, cache, page_table, rows, lengths, out, partial, score_scale, v_scale, value_offset: tl.int64, max_pages, num_kv_heads, splits,
@@ -125,6 +167,8 @@ def prefill_kernel(
     first_row = tl.load(query_starts + seq)
     count = tl.load(query_starts + seq + 1) - first_row
     length = tl.load(lengths + seq)
+    if start >= count:  # a tile that nothing was left for
+        return
     tokens: tl.constexpr = BM // G
     r, d = tl.arange(0, BM), tl.arange(0, DP)
     query = start + r // G

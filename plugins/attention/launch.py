@@ -29,6 +29,7 @@ PREFILL_SOURCE = Path(__file__).with_name("prefill.cu")
 PREFILL_SHARED = (4 * 128 + 2 * 128) * 128 * 2 + 1024  # bytes: four tiles of keys or values, two of queries, alignment
 LOG2_E = math.log2(math.e)
 MAX_SPLITS = 32
+WRITTEN_HEADS = 8  # that one program of the write kernel takes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +160,17 @@ def cuda_decode(
     )  # fmt: skip
 
 
+def write(k: Tensor, v: Tensor, slots: Tensor, cache: Tensor, kv_scales: tuple[float, float]) -> None:
+    """k, v (T, K, D) to cache (2, P, K, B, D) at `slots` (T,), nowhere where negative; an FP8 cache holds value / scale."""
+    num_tokens, num_kv_heads, dim = k.shape
+    heads = min(WRITTEN_HEADS, triton.next_power_of_2(num_kv_heads))
+    launch(
+        kernels.write_kernel, (num_tokens, triton.cdiv(num_kv_heads, heads)),
+        k, v, slots, cache, *kv_scales, cache.stride(0), num_kv_heads, HEADS=heads, D=dim, DP=triton.next_power_of_2(dim),
+        PAGE=cache.shape[3], num_warps=4, overlap=overlap(num_tokens),
+    )  # fmt: skip
+
+
 def decode(q: Tensor, paged: Paged, out: Tensor, work: Workspace, choice: DecodeChoice) -> None:
     """q, out (S, H, D): one query token per sequence over its context, which already holds that token."""
     num_seqs, num_heads, dim = q.shape
@@ -188,6 +200,19 @@ class Tiles:
 
     seqs: Tensor  # (tiles,) int32
     starts: Tensor  # (tiles,) int32, within the sequence's slice
+
+
+def device_tiles(query_starts: Tensor, num_tokens: int, tokens_per_tile: int, *, max_seqs: int) -> Tiles:
+    """Tiles over every sequence of query_starts (S + 1,), planned on the GPU: the host never learns the counts."""
+    num_seqs = query_starts.shape[0] - 1
+    most = num_tokens // tokens_per_tile + num_seqs
+    seqs, starts = torch.empty(2, most, dtype=torch.int32, device=query_starts.device)
+    launch(
+        kernels.tiles_kernel, (most,),
+        query_starts, seqs, starts, num_seqs, TOKENS=tokens_per_tile, SEQS=triton.next_power_of_2(max_seqs), num_warps=4,
+        overlap=overlap(most),
+    )  # fmt: skip
+    return Tiles(seqs=seqs, starts=starts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

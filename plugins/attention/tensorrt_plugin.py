@@ -19,6 +19,7 @@ from ingot.network.ops import Batch
 from ingot.plugins.attention.memory import tensor_at
 
 NAME, VERSION, NAMESPACE = "PagedAttention", "1", "ingot"
+MANIFEST_NAME = "ingot_paged_attention"  # under which an engine's manifest names VERSION
 # In the order of the ONNX node. T tokens, S sequences, H query heads, K key/value heads, D head dim, P pages of B slots.
 INPUTS = {
     "q": "T H D",

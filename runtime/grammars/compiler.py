@@ -41,7 +41,13 @@ class GrammarCompiler:
         self._cache: OrderedDict[Grammar, Future[Constraint]] = OrderedDict()
         self._sizes: dict[Grammar, int] = {}  # bytes of those that are compiled
         self._reading = threading.Lock()
-        self._infos: dict[str, Any] = {}  # xgrammar.TokenizerInfo by kind of grammar, made when one is first read
+        self._infos: dict[str, Any] = {}  # xgrammar.TokenizerInfo by spelling
+
+    def warm(self) -> None:
+        """Starts what the first grammar would wait for, in the background: seconds of imports, here and in the process.
+        Only once this thread has imported torch: two threads that import it together may see half of it."""
+        self._pool.submit(self._process.start)
+        self._pool.submit(self._info, "json_schema")
 
     @property
     def cached(self) -> int:
@@ -80,15 +86,21 @@ class GrammarCompiler:
         answer = self._process.ask(grammar)
         if isinstance(answer, Refused):
             raise RequestError(f"The grammar cannot be used: {answer.reason}.", mend="Correct or simplify it.")
-        with self._reading:
-            from ingot.runtime.grammars.matching import read_compiled
-            from ingot.runtime.grammars.process import tokenizer_info
+        from ingot.runtime.grammars.matching import read_compiled
 
-            if grammar.kind not in self._infos:
-                self._infos[grammar.kind] = tokenizer_info(self._vocabulary, grammar.kind)
-            constraint = read_compiled(answer.text, self._infos[grammar.kind])
+        constraint = read_compiled(answer.text, self._info(grammar.kind))
         self._sizes[grammar] = constraint.num_bytes
         return constraint
+
+    def _info(self, kind: str) -> Any:
+        """The vocabulary as xgrammar holds it, made when a grammar of the kind is first read."""
+        with self._reading:
+            from ingot.runtime.grammars.process import spelling_of, tokenizer_info
+
+            spelling = spelling_of(kind)
+            if spelling not in self._infos:
+                self._infos[spelling] = tokenizer_info(self._vocabulary, spelling)
+            return self._infos[spelling]
 
 
 class CompileProcess:
@@ -99,11 +111,15 @@ class CompileProcess:
         self._starting = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
+        self._closed = False
+
+    def start(self) -> None:
+        with self._starting:
+            self._ensure()
 
     def ask(self, grammar: Grammar) -> Answer:
         with self._starting:
-            if self._process is None or self._process.poll() is not None:
-                self._start()
+            self._ensure()
             connection = self._send_socket()
         with connection:
             try:
@@ -116,7 +132,11 @@ class CompileProcess:
         return found
 
     def close(self) -> None:
-        """The process ends when its control socket does; kill makes sure."""
+        """The process ends when its control socket does; kill makes sure. One that is just starting does not outlive it."""
+        self._closed = True
+        self._end()
+
+    def _end(self) -> None:
         with suppress(OSError):
             if self._control is not None:
                 self._control.close()
@@ -125,9 +145,16 @@ class CompileProcess:
             self._process.wait()
             self._process = None
 
+    def _ensure(self) -> None:
+        if self._process is None or self._process.poll() is not None:
+            self._start()
+        if self._closed:
+            self._end()
+            raise IngotError("The grammar compiler is closed.", mend="Load the engine again.")
+
     def _start(self) -> None:
         """Raises DependencyError where the process does not come up, which is where xgrammar is missing."""
-        self.close()
+        self._end()
         self._control, theirs = socket.socketpair()
         with theirs:
             words = [sys.executable, "-m", MODULE, "--socket-fd", str(theirs.fileno())]

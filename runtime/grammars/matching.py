@@ -1,41 +1,68 @@
-"""xgrammar's compiled grammars and matchers as runtime/plan.py's Constraint and TokenMatcher."""
+"""xgrammar's compiled grammars and matchers as runtime/plan.py's Constraint and TokenMatcher, on a budget of time.
+
+An ambiguous grammar's parser needs ever longer for a token, and it runs between two steps of everybody's.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import xgrammar
 
 from ingot.runtime.plan import TokenMatcher
 
-
-class Matcher:
-    def __init__(self, compiled: xgrammar.CompiledGrammar) -> None:
-        self._matcher = xgrammar.GrammarMatcher(compiled)
-
-    def accept(self, token: int) -> bool:
-        return self._matcher.accept_token(token)
-
-    def fill(self, masks: Any, row: int) -> None:
-        if self._matcher.is_terminated():
-            masks[row] = 0
-        else:
-            self._matcher.fill_next_token_bitmask(masks, row)
+BURST_SECONDS = 0.1  # that all sequences of a grammar may take together, besides
+TOKEN_SECONDS = 0.5e-3  # for each of their tokens, and
+ENTRY_SECONDS = 40e-9  # more for each entry of the vocabulary: some masks look at all of them
+LONGEST_CHARGE = 0.04  # of one call: more of it is likelier a process that was held up than a grammar
 
 
-@dataclass(frozen=True, slots=True)
 class CompiledConstraint:
-    compiled: xgrammar.CompiledGrammar
+    def __init__(self, compiled: xgrammar.CompiledGrammar, vocab_size: int) -> None:
+        self.overdue = False  # once, then for ever: whoever sends the grammar again is refused at once
+        self._compiled = compiled
+        self._token_seconds = TOKEN_SECONDS + ENTRY_SECONDS * vocab_size
+        self._left = BURST_SECONDS
 
     @property
     def num_bytes(self) -> int:
-        return int(self.compiled.memory_size_bytes)
+        return int(self._compiled.memory_size_bytes)
 
     def begin(self) -> TokenMatcher:
-        return Matcher(self.compiled)
+        return Matcher(self, self._compiled)
+
+    def charge(self, seconds: float, tokens: int) -> None:
+        """What tokens do not need is not kept beyond the burst: a long cheap text pays for no costly end."""
+        left = self._left + tokens * self._token_seconds - min(seconds, LONGEST_CHARGE)
+        self._left = min(left, BURST_SECONDS)
+        self.overdue = self.overdue or left < 0
+
+
+class Matcher:
+    def __init__(self, constraint: CompiledConstraint, compiled: xgrammar.CompiledGrammar) -> None:
+        self._constraint = constraint
+        self._matcher = xgrammar.GrammarMatcher(compiled)
+
+    def accept(self, token: int) -> bool:
+        if self._constraint.overdue:
+            return True
+        began = perf_counter()
+        accepted: bool = self._matcher.accept_token(token)
+        self._constraint.charge(perf_counter() - began, 1)
+        return accepted
+
+    def fill(self, masks: Any, row: int) -> None:
+        if self._constraint.overdue:
+            masks[row] = -1  # anything: its sequence ends before the token is told
+        elif self._matcher.is_terminated():
+            masks[row] = 0
+        else:
+            began = perf_counter()
+            self._matcher.fill_next_token_bitmask(masks, row)
+            self._constraint.charge(perf_counter() - began, 0)
 
 
 def read_compiled(text: str, info: xgrammar.TokenizerInfo) -> CompiledConstraint:
     """Of what the compile process serialized."""
-    return CompiledConstraint(xgrammar.CompiledGrammar.deserialize_json(text, info))
+    return CompiledConstraint(xgrammar.CompiledGrammar.deserialize_json(text, info), info.vocab_size)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ingot.errors import EngineError
 from ingot.manifest import Limits, Manifest
 from ingot.network.config import ModelConfig
-from ingot.network.decoder import decoder
+from ingot.network.decoder import hidden_states
 from ingot.network.weights import Weight
 from ingot.plugins.attention.cache import allocate_caches
 from ingot.plugins.dtypes import torch_dtype
@@ -21,6 +21,7 @@ from ingot.plugins.load import read_weights
 from ingot.plugins.reference_ops import ReferenceOps
 from ingot.runtime.plan import Slice, StepPlan, StepResult, TokenLogprobs
 from ingot.runtime.programs.batch import Layout, RowTables
+from ingot.runtime.programs.pools import Pools
 from ingot.runtime.programs.prompt_scores import PromptScores
 from ingot.runtime.programs.tensors import read_tensors
 from ingot.runtime.sampler import Sampler
@@ -68,14 +69,17 @@ class CpuProgram:
             max_num_seqs=limits.max_num_seqs, vocab_size=config.vocab_size, eos_token_ids=config.eos_token_ids
         )
         self._scores = PromptScores()
+        self._pools = Pools()
 
     def launch(self, plan: StepPlan) -> Settled:
         for row in plan.departures:
             self._sampler.release(row)
             self._scores.release(row)
+            self._pools.release(row)
         for arrival in plan.arrivals:
             self._sampler.admit(arrival)
             self._scores.admit(arrival)
+            self._pools.admit(arrival)
         if not plan.slices:
             return Settled(StepResult(tokens=[], logprobs=[], prompt_logprobs=[]))
         with torch.inference_mode():
@@ -88,10 +92,14 @@ class CpuProgram:
         scored = self._scores.wanted(slices)
         layout = self._tables.layout(slices, scored)
         self._sampler.follow(slices)
-        logits = decoder(self._ops, self._config, layout.batch)
+        hidden = hidden_states(self._ops, self._config, layout.batch)
+        logits = self._ops.logits("lm_head", hidden, layout.batch)
         tokens, logprobs = self._sample(logits[: len(layout.sampling)], layout, len(slices))
         prompt_logprobs = self._scores.read(slices, scored, logits[len(layout.sampling) :])
-        return StepResult(tokens=tokens, logprobs=logprobs, prompt_logprobs=prompt_logprobs)
+        vectors: dict[int, bytes] = {}
+        if self._pools.wanted(slices):
+            vectors = self._pools.read(slices, layout.batch.query_starts.tolist(), hidden)
+        return StepResult(tokens=tokens, logprobs=logprobs, prompt_logprobs=prompt_logprobs, vectors=vectors)
 
     def _sample(self, logits: Tensor, layout: Layout, num_slices: int) -> tuple[list[int], list[TokenLogprobs | None]]:
         """By slice; -1 and None for those that do not sample."""

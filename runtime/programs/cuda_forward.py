@@ -1,9 +1,12 @@
-"""The forward of one step on the GPU: decode steps as CUDA graphs by bucket, mixed steps eager. Knows batches, no requests."""
+"""The forward of one step on the GPU: decode steps as CUDA graphs by bucket, mixed steps eager. Knows batches, no requests.
+
+What computes the logits, kernels or compiled plans, is handed in.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,10 +14,8 @@ from torch import Tensor
 
 from ingot.manifest import Limits
 from ingot.network.config import ModelConfig
-from ingot.network.decoder import decoder
-from ingot.network.ops import Ops
 from ingot.plugins.attention.launch import DecodeChoice, Tiles, choose_decode
-from ingot.plugins.cuda_ops import CudaBatch, CudaOps
+from ingot.plugins.attention.step import CudaBatch
 from ingot.plugins.linear.launch import BUCKETS
 from ingot.plugins.overlap import Overlap
 from ingot.plugins.sampling.launch import greedy
@@ -22,38 +23,38 @@ from ingot.runtime.plan import Slice
 from ingot.runtime.programs.cuda_memory import MemoryPlan, page_bytes, plan_memory
 from ingot.runtime.programs.cuda_step import MixedStep, buckets, decode_inputs, mixed_step, prompt_tile
 from ingot.runtime.programs.cuda_tables import CudaTables
+from ingot.runtime.programs.graphs import Captured, ErrorMode, capture
 
 FEW = Overlap().early  # rows up to which kernels start differently
 GRAPH_MARGIN = 64 << 20  # what the later, smaller graphs add to the first
+Model = Callable[[CudaBatch], Tensor]  # logits (R, V) in float32; extends the caches it was made with
+OpenModel = Callable[[CudaBatch], tuple[Tensor, Tensor]]  # the same, and the hidden states (T, C) they were made of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampled:
-    """Logits (R, V) and their most likely tokens (R,), still on the GPU."""
+    """Logits (R, V), their most likely tokens (R,) and, of mixed steps of an open model, hidden states (T, C), on the GPU."""
 
     logits: Tensor
     tokens: Tensor
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecodeGraph:
-    """One captured step of a bucket of rows: reads the tables' inputs, leaves `out` (bucket rows)."""
-
-    graph: torch.cuda.CUDAGraph
-    out: Sampled
+    hidden: Tensor | None = None
 
 
 class CudaForward:
-    """Runs steps over `ops`, whose caches it allocates: as large as the memory left by everything else."""
+    """Runs steps of `model` over `caches`, a list it fills with one (2, P, K, B, D) per layer: as large as the memory left
+    by everything else, or `most_pages`."""
 
     def __init__(
-        self, config: ModelConfig, ops: CudaOps, tables: CudaTables, limits: Limits, kv_dtype: torch.dtype, *, share: float, graphs: bool
+        self, config: ModelConfig, model: Model, caches: list[Tensor], tables: CudaTables, limits: Limits, kv_dtype: torch.dtype, *,
+        share: float, graphs: bool, error_mode: ErrorMode = "global", most_pages: int | None = None, open_model: OpenModel | None = None,
     ) -> None:  # fmt: skip
-        self._config, self._ops, self._tables, self._limits, self._kv_dtype = config, ops, tables, limits, kv_dtype
-        self._interpreter: Ops[Any] = ops
-        self._graphs: dict[int, DecodeGraph] = {}
-        self.memory = self._plan_memory(share, graphs)
-        ops.caches = self._allocate_caches(self.memory.num_pages)
+        """Without `open_model` there are no hidden states, and so no embeddings."""
+        self._config, self._model, self._caches, self._tables = config, model, caches, tables
+        self._open_model = open_model
+        self._limits, self._kv_dtype, self._error_mode = limits, kv_dtype, error_mode
+        self._graphs: dict[int, Captured[Sampled]] = {}  # by rows: each reads the tables' inputs
+        self.memory = self._plan_memory(share, graphs, most_pages)
+        caches[:] = self._allocate_caches(self.memory.num_pages)
         if graphs:
             for bucket in reversed(buckets(limits.max_num_seqs)):  # the smaller ones live in the largest one's memory
                 self._capture(bucket)
@@ -67,22 +68,26 @@ class CudaForward:
         """A captured step; `out`'s first rows are the slices'."""
         self._tables.put_decode(decode_inputs(slices, bucket))
         captured = self._graphs[bucket]
-        captured.graph.replay()
+        captured.replay()
         n = len(slices)
         return Sampled(logits=captured.out.logits[:n], tokens=captured.out.tokens[:n])
 
     def mixed(self, step: MixedStep) -> Sampled:
         """Logits of step.logit_rows, and tokens of those that sample."""
-        logits = decoder(self._interpreter, self._config, self._mixed_batch(step))
+        batch, hidden = self._mixed_batch(step), None
+        if self._open_model is None:
+            logits = self._model(batch)
+        else:
+            logits, hidden = self._open_model(batch)
         n = len(step.sampling)
         tokens = self._tables.tokens[:n]
         if n:
             greedy(logits[:n], tokens, self._tables.put(step.sampled_rows), self._tables.last_tokens)
-        return Sampled(logits=logits, tokens=tokens)
+        return Sampled(logits=logits, tokens=tokens, hidden=hidden)
 
     def close(self) -> None:
         self._graphs.clear()
-        self._ops.caches.clear()
+        self._caches.clear()
 
     def _mixed_batch(self, step: MixedStep) -> CudaBatch:
         """Uploads a mixed step in one copy and takes it apart on the GPU."""
@@ -113,20 +118,15 @@ class CudaForward:
             query_starts=ready.lengths, kv_lengths=ready.lengths, logit_rows=ready.lengths, rows=inputs[0], num_decodes=bucket,
             decode_choice=self._choice(bucket), all_rows=True,
         )  # fmt: skip
-        logits = decoder(self._interpreter, self._config, batch)
+        logits = self._model(batch)
         tokens = torch.empty(bucket, dtype=torch.int32, device=self._tables.device)
         greedy(logits, tokens, inputs[0], self._tables.last_tokens)
         return Sampled(logits=logits, tokens=tokens)
 
     def _capture(self, bucket: int) -> None:
         self._tables.clear_inputs()
-        self._decode_step(bucket)  # loads the kernels this size takes: a capture must not
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        pool = next(iter(self._graphs.values())).graph.pool() if self._graphs else None
-        with torch.cuda.graph(graph, pool=pool):
-            out = self._decode_step(bucket)
-        self._graphs[bucket] = DecodeGraph(graph=graph, out=out)
+        beside = next(iter(self._graphs.values()), None)
+        self._graphs[bucket] = capture(lambda: self._decode_step(bucket), beside=beside, error_mode=self._error_mode)
 
     def _choice(self, num_seqs: int) -> DecodeChoice:
         config = self._config
@@ -143,10 +143,10 @@ class CudaForward:
         storage = torch.zeros(shape, dtype=torch.uint8 if kv.itemsize == 1 else kv, device=self._tables.device)
         return list(storage.view(kv).unbind(0))
 
-    def _plan_memory(self, share: float, graphs: bool) -> MemoryPlan:
+    def _plan_memory(self, share: float, graphs: bool, most_pages: int | None) -> MemoryPlan:
         """Runs the largest steps once over a pool of one page, to see what they take and to have their kernels loaded."""
         weights = torch.cuda.memory_allocated()
-        self._ops.caches = self._allocate_caches(1)
+        self._caches[:] = self._allocate_caches(1)
         torch.cuda.reset_peak_memory_stats()
         for count in (1, FEW + 1):
             self._tables.write_pages(np.zeros((3, count), np.int32))
@@ -160,12 +160,12 @@ class CudaForward:
             self._capture(self._limits.max_num_seqs)
             graph_bytes = max(0, before - torch.cuda.mem_get_info()[0]) + GRAPH_MARGIN
             self._graphs.clear()
-        self._ops.caches = []
+        self._caches.clear()
         torch.cuda.empty_cache()
         return plan_memory(
             share=share, weights=weights, activations=activations, graphs=graph_bytes, fixed_pages=self._limits.num_pages,
             bytes_per_page=page_bytes(self._config, self._limits.page_size, self._kv_dtype),
-            least_pages=-(-self._limits.max_model_len // self._limits.page_size),
+            least_pages=-(-self._limits.max_model_len // self._limits.page_size), most_pages=most_pages,
         )  # fmt: skip
 
     def _rehearsal(self) -> list[list[Slice]]:

@@ -50,14 +50,17 @@ def plan_memory(
     bytes_per_page: int,
     least_pages: int,
     fixed_pages: int | None,
+    most_pages: int | None = None,
 ) -> MemoryPlan:
-    """The pool gets what `share` of the card leaves, or `fixed_pages`. Raises CapacityError where those, or one sequence of
+    """The pool gets what `share` of the card leaves, `most_pages` at most, or `fixed_pages`. Raises CapacityError where those, or one sequence of
     the longest length, do not fit."""
     free, total = torch.cuda.mem_get_info()
     ours = torch.cuda.memory_reserved()
     others = max(0, total - free - ours)
     left = int(total * share) - others - weights - activations - graphs
     room = max(0, left // bytes_per_page)
+    if most_pages is not None:
+        room = min(room, most_pages)
     plan = MemoryPlan(
         total=total, used_by_others=others, weights=weights, activations=activations, graphs=graphs, page_bytes=bytes_per_page,
         num_pages=room if fixed_pages is None else fixed_pages, share=share,

@@ -17,7 +17,7 @@ from ingot.network.config import ModelConfig
 
 class PackJob(msgspec.Struct, frozen=True, kw_only=True):
     config: ModelConfig
-    weights: str  # folder of *.safetensors
+    weights: list[str]  # folders of *.safetensors
     kernels: str  # folder that holds choices.json and gets the kernels
     limits: Limits
     dtype: str
@@ -30,16 +30,17 @@ def pack_kernels(job: PackJob) -> None:
     from ingot.plugins.dtypes import torch_dtype
     from ingot.plugins.linear.tune import read_choices
     from ingot.plugins.load import read_weights
-    from ingot.runtime.programs.cuda import CHOICES, CUBINS, PACK, CudaProgram
+    from ingot.runtime.programs.cuda import CHOICES, CUBINS, PACK, cuda_program
     from ingot.runtime.programs.tensors import read_tensors
 
     folder, config, limits = Path(job.kernels), job.config, job.limits
     dtype, kv_dtype = torch_dtype(job.dtype), torch_dtype(job.kv_dtype)
-    weights = read_weights(read_tensors(Path(job.weights), "cuda"), config)
+    tensors = {name: x for part in job.weights for name, x in read_tensors(Path(part), "cuda").items()}
+    weights = read_weights(tensors, config)
     small = msgspec.structs.replace(limits, num_pages=-(-limits.max_model_len // limits.page_size))
     with packed.recording(folder / Path(PACK).name), cubin.recording(folder / Path(CUBINS).name):
         choices = read_choices(folder / Path(CHOICES).name)
-        program = CudaProgram(config, weights, small, dtype=dtype, kv_dtype=kv_dtype, choices=choices)
+        program = cuda_program(config, weights, small, dtype=dtype, kv_dtype=kv_dtype, choices=choices)
         compile_decode(config, limits.max_num_seqs, limits.max_model_len, limits.page_size, dtype, kv_dtype)
         program.close()
 

@@ -40,6 +40,7 @@ class CudaTicket:
     sampling: list[int]
     num_slices: int
     extras: Extras
+    vectors: dict[int, bytes]  # by seq_id
 
     def result(self) -> StepResult:
         self.event.synchronize()
@@ -53,7 +54,7 @@ class CudaTicket:
         prompts: list[list[TokenLogprobs] | None] = [None] * self.num_slices
         for i, measured in self.extras.prompts:
             prompts[i] = measured.read()
-        return StepResult(tokens=found, logprobs=logprobs, prompt_logprobs=prompts)
+        return StepResult(tokens=found, logprobs=logprobs, prompt_logprobs=prompts, vectors=self.vectors)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,10 +119,14 @@ class CudaTables:
         )
         return Prepared(token_ids=token_ids, positions=inputs[1], slots=slots, lengths=lengths)
 
-    def send(self, tokens: Tensor, sampling: list[int], num_slices: int, extras: Extras) -> CudaTicket:
+    def send(
+        self, tokens: Tensor, sampling: list[int], num_slices: int, extras: Extras, vectors: dict[int, bytes]
+    ) -> CudaTicket:
         """Starts the tokens (R,) of the slices `sampling` on their way to the host."""
         host, event = self._results[self._turn][: len(sampling)], self._events[self._turn]
         self._turn = (self._turn + 1) % RING
         host.copy_(tokens, non_blocking=True)
         event.record()
-        return CudaTicket(event=event, tokens=host, sampling=sampling, num_slices=num_slices, extras=extras)
+        return CudaTicket(
+            event=event, tokens=host, sampling=sampling, num_slices=num_slices, extras=extras, vectors=vectors
+        )

@@ -34,6 +34,7 @@ COMMANDS = {
     "ask": Entry("ingot.client.commands:ask", "Ask a running server.", "demo"),
     "migrate": Entry("ingot.client.migrate.command:migrate", "Say another server's command line in ours.", "serve"),
     "batch": Entry("ingot.client.batch.command:batch", "Answer a file of requests.", "serve"),
+    "bench": Entry("ingot.runtime.bench.commands:bench", "Measure an engine's speed.", "serve"),
 }
 
 

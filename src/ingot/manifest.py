@@ -28,6 +28,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     num_pages: int | None = None  # fixed at build on the cpu target; measured at load on a GPU
 
 
+class Embedding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How an engine makes one vector of a text, where a request does not say otherwise."""
+
+    size: int  # floats of a vector
+    pooling: str  # mean | last | cls: of which tokens' hidden states
+    normalize: bool  # to length 1
+
+
 class FileRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     size: int
     sha256: str
@@ -51,6 +59,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     files: dict[str, FileRecord]  # every file of the engine but this one
     rebuild: str  # the command that makes this engine again
     built_at: str
+    tasks: tuple[str, ...] = ("generate",)  # what it serves: generate, embed
+    embedding: Embedding | None = None  # of engines that serve embed
 
     def write(self, engine: Path) -> None:
         (engine / FILE_NAME).write_text(json.dumps(msgspec.to_builtins(self), indent=2) + "\n")

@@ -1,4 +1,6 @@
-"""plan/segments.json: the plans of a tensorrt-rtx engine and the order they run in, with attention between them.
+"""plan/segments.json: the plans of an engine that TensorRT compiled, and the order they run in.
+
+One of tensorrt holds attention; those of tensorrt-rtx have it run between them.
 
 Written by the builder, read by the runtime.
 """
@@ -36,7 +38,8 @@ class PlanRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Plans(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    library: str  # TensorRT-RTX's version
+    product: str = "TensorRT-RTX"
+    library: str  # its version
     sm: list[int]
     segments: list[Segment]
     plans: list[PlanRecord]

@@ -18,6 +18,7 @@ from ingot.builder.doctor import doctor
 from ingot.cli import COMMANDS, cli
 from ingot.errors import EngineError, QualityError
 from ingot.manifest import read_manifest
+from ingot.tensorrt_library import LIBRARIES
 
 
 def ingot(*words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -156,6 +157,14 @@ def test_verify_knows_another_original(engine: Path, llama: Path, tmp_path: Path
     assert isinstance(found.exception, EngineError)
     assert "is not the checkpoint" in str(found.exception)
     assert CliRunner().invoke(cli, ["verify", str(engine), "--files-only"]).exit_code == 0
+
+
+def test_doctor_names_package_and_page_of_each_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ingot.builder.doctor.installed", lambda name: None if "tensorrt" in name else "1.0")
+    told = CliRunner().invoke(doctor, env={"COLUMNS": "80"}).output.splitlines()
+    for library in LIBRARIES.values():
+        assert f"{library.package}: {library.install}" in told, "on one line, to be copied"
+    assert any("targets" in line and "tensorrt" not in line for line in told)
 
 
 def test_doctor_reports_and_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

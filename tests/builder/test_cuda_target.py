@@ -25,7 +25,7 @@ LIMITS = Limits(max_model_len=100, max_num_seqs=8, max_num_batched_tokens=64, pa
 
 def job(tmp_path: Path) -> CompileJob:
     return CompileJob(
-        config=CONFIG, weights=tmp_path, limits=LIMITS, dtype="bfloat16", kv_dtype="float8_e4m3fn", quant="fp8"
+        config=CONFIG, weights=[tmp_path], limits=LIMITS, dtype="bfloat16", kv_dtype="float8_e4m3fn", quant="fp8"
     )
 
 
@@ -47,7 +47,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, outcome: Any) -> list[P
 def test_the_job_arrives_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (seen,) = run(monkeypatch, tmp_path, subprocess.CompletedProcess([], 0))
     assert seen == PackJob(
-        config=CONFIG, weights=str(tmp_path), kernels=str(tmp_path / "kernels"), limits=LIMITS, dtype="bfloat16",
+        config=CONFIG, weights=[str(tmp_path)], kernels=str(tmp_path / "kernels"), limits=LIMITS, dtype="bfloat16",
         kv_dtype="float8_e4m3fn",
     )  # fmt: skip
 

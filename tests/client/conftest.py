@@ -30,6 +30,8 @@ def backend(server: tuple[FakeBackend, str]) -> Iterator[FakeBackend]:
     yield backend
     backend.error, backend.delay, backend.fail_after = None, 0.0, 0
     backend.seen.clear()
+    backend.embedded.clear()
+    backend.most_live = 0
 
 
 @pytest.fixture(scope="module")

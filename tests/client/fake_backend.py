@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections.abc import AsyncGenerator
 
 from ingot.client.backend import Health, ModelCard
-from ingot.errors import IngotError, UnavailableError, UnknownModelError
-from ingot.runtime.request import Chunk, GenerateRequest, Logprob, Prompt, Usage
+from ingot.errors import IngotError, RequestError, UnavailableError, UnknownModelError
+from ingot.manifest import Embedding
+from ingot.runtime.request import Chunk, EmbedRequest, GenerateRequest, Logprob, Prompt, Usage
 
 NAME = "echo"
 
@@ -17,6 +19,8 @@ class FakeBackend:
 
     def __init__(self) -> None:
         self.seen: list[GenerateRequest] = []
+        self.embedded: list[EmbedRequest] = []
+        self.most_live = 0
         self.error: IngotError | None = None
         self.fail_after = 0
         self.delay = 0.0
@@ -32,7 +36,15 @@ class FakeBackend:
     async def models(self) -> list[ModelCard]:
         return [
             ModelCard(
-                name=NAME, created=1, max_model_len=512, vocab_size=256, target="cpu", quant="none", fingerprint="abc"
+                name=NAME,
+                created=1,
+                max_model_len=512,
+                vocab_size=256,
+                target="cpu",
+                quant="none",
+                fingerprint="abc",
+                tasks=("generate", "embed"),
+                embedding=Embedding(size=2, pooling="last", normalize=True),
             )
         ]
 
@@ -66,6 +78,26 @@ class FakeBackend:
                     )
         finally:
             self.live -= 1
+
+    async def embed(self, request: EmbedRequest) -> Chunk:
+        """Two numbers: how many tokens there are, and 1."""
+        if not self.ready:
+            raise UnavailableError("The fake is stopped.", mend="Start it.")
+        self.embedded.append(request)
+        self.live += 1
+        self.most_live = max(self.most_live, self.live)
+        try:
+            prompt = await self.tokenize(request.model, request.prompt)
+            await asyncio.sleep(self.delay)
+            if len(prompt) > 512:
+                raise RequestError("The text is too long.", mend="Shorten it.", param="input")
+            if self.error is not None:
+                raise self.error
+        finally:
+            self.live -= 1
+        usage = Usage(prompt_tokens=len(prompt), completion_tokens=0, cached_tokens=0)
+        vector = array("f", [len(prompt), 1]).tobytes()
+        return Chunk(index=0, text="", token_ids=[], finish_reason="stop", usage=usage, vector=vector)
 
     async def tokenize(self, model: str, prompt: Prompt) -> list[int]:
         if model != NAME:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import msgspec
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from ingot.errors import IngotError
-from ingot.runtime.calls import AbortCall, Call, Generate, Reply, error_text
+from ingot.runtime.calls import AbortCall, Call, Generate, Part, Reply, error_text
 from ingot.runtime.request import Chunk
 
 STUB_DEATH = "Stub process 'tiny_0_0' is not healthy."
@@ -44,30 +45,43 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         self._server.stop(0).wait()
 
     def ModelStreamInfer(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
-        aborted, over = threading.Event(), threading.Event()
-        first = next(requests)
-        call = msgspec.json.decode(first.raw_input_contents[0][4:], type=Call)
-
-        def watch() -> None:
-            for request in whole(requests):
-                later = msgspec.json.decode(request.raw_input_contents[0][4:], type=Call)
-                assert isinstance(later, AbortCall)
-                assert isinstance(call, Generate)
-                assert later.request_id == call.request.request_id == first.id
-                self.aborts += 1
-                if not self.deaf:
-                    aborted.set()
+        over = threading.Event()
 
         def end() -> None:
             if not over.is_set():
                 self.cuts += 1
 
         context.add_callback(end)
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
-        yield from self._answer(call, first.id, aborted, context)
-        watcher.join(10)  # the client has ended its side
+        outgoing: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threading.Thread(target=self._take, args=(requests, outgoing, context), daemon=True).start()
+        yield from iter(outgoing.get, None)
         over.set()
+
+    def _take(self, requests: Iterator[Any], outgoing: queue.SimpleQueue[Any], context: grpc.ServicerContext) -> None:
+        """Answers the requests of one stream, all at once, until the client has ended its side and has its answers."""
+        aborted: dict[str, threading.Event] = {}
+        answering = []
+
+        def answer(call: Call, request_id: str) -> None:
+            for message in self._answer(call, request_id, aborted[request_id], context):
+                outgoing.put(message)
+
+        for request in whole(requests):
+            if not request.model_name:
+                outgoing.put(message(request.id, error="Request for unknown model: '' is not found"))
+                continue
+            call = msgspec.json.decode(request.raw_input_contents[0][4:], type=Call)
+            if isinstance(call, AbortCall):
+                self.aborts += 1
+                if not self.deaf:
+                    aborted[call.request_id].set()
+                continue
+            aborted[request.id] = threading.Event()
+            answering.append(threading.Thread(target=answer, args=(call, request.id), daemon=True))
+            answering[-1].start()
+        for thread in answering:
+            thread.join()
+        outgoing.put(None)
 
     def _answer(
         self, call: Call, request_id: str, aborted: threading.Event, context: grpc.ServicerContext
@@ -83,7 +97,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         place = 0
         while context.is_active():
             if aborted.is_set():
-                yield message(request_id, reply_of("", "abort"), final=True)
+                yield message(request_id, reply_of(call, place, "", "abort"), final=True)
                 return
             if self.dead:
                 time.sleep(0.01)
@@ -92,7 +106,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
                 yield message(request_id, error=error_text(failure))
                 return
             last = place == len(text) - 1 and not self.endless
-            yield message(request_id, reply_of(text[place % len(text)], "stop" if last else None), final=last)
+            yield message(
+                request_id, reply_of(call, place, text[place % len(text)], "stop" if last else None), final=last
+            )
             if last:
                 return
             place += 1
@@ -111,8 +127,11 @@ def whole(requests: Iterator[Any]) -> Iterator[Any]:
         yield from requests
 
 
-def reply_of(text: str, reason: str | None) -> Reply:
-    return Reply(chunks=[Chunk(index=0, text=text, token_ids=[1], finish_reason=reason)])
+def reply_of(call: Generate, number: int, text: str, reason: str | None) -> Reply:
+    chunks = [Chunk(index=0, text=text, token_ids=[1], finish_reason=reason)]
+    if call.link is None:
+        return Reply(chunks=chunks)
+    return Reply(parts=[Part(call.request.request_id, number, chunks)])
 
 
 def message(request_id: str, reply: Reply | None = None, *, error: str = "", final: bool = False) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import msgspec
 from tests.client.fake_backend import NAME, FakeBackend
@@ -19,10 +20,22 @@ class ScriptedBackend(FakeBackend):
         self.finish_reason = "stop"
         self.tool_parser: str | None = None
         self.reasoning_parser: str | None = None
+        self.card: dict[str, Any] = {}  # other fields of its ModelCard
+
+    def says(self, text: str, **settings: Any) -> None:
+        """The next answers; `settings` are the attributes above, for these answers alone."""
+        defaults = {"piece": 3, "tool_parser": None, "reasoning_parser": None, "finish_reason": "stop", "card": {}}
+        for name, value in {**defaults, **settings, "answer": text}.items():
+            setattr(self, name, value)
+        self.seen.clear()
 
     async def models(self) -> list[ModelCard]:
         (card,) = await super().models()
-        return [msgspec.structs.replace(card, tool_parser=self.tool_parser, reasoning_parser=self.reasoning_parser)]
+        return [
+            msgspec.structs.replace(
+                card, **{"tool_parser": self.tool_parser, "reasoning_parser": self.reasoning_parser, **self.card}
+            )
+        ]
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         self.seen.append(request)

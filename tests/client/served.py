@@ -11,24 +11,31 @@ from contextlib import contextmanager
 import uvicorn
 
 from ingot.client.backend import Backend
+from ingot.client.batch.senders import AppSender
+from ingot.client.batches.behind import BehindBackend
+from ingot.client.batches.service import BatchService
 from ingot.client.openai.app import create_app
 from ingot.client.openai.gate import GateOptions
 
 
 @contextmanager
-def served(backend: Backend, options: GateOptions | None = None) -> Iterator[str]:
+def served(backend: Backend, options: GateOptions | None = None, batches: BatchService | None = None) -> Iterator[str]:
     """Yields the base URL, without /v1."""
     config = uvicorn.Config(
-        create_app(backend, options), port=0, log_level="warning", lifespan="off", timeout_graceful_shutdown=2
+        create_app(backend, options, batches), port=0, log_level="warning", lifespan="off", timeout_graceful_shutdown=2
     )
     server = uvicorn.Server(config)
     failures: list[BaseException] = []
 
     async def serve() -> None:
         await backend.start()
+        if batches is not None:
+            batches.start(AppSender(create_app(BehindBackend(backend))))
         try:
             await server.serve()
         finally:
+            if batches is not None:
+                await batches.stop()
             await backend.stop(0)
 
     def run() -> None:

@@ -13,9 +13,9 @@ from tests.engines import LOADER, worker_path, write_engine
 
 from ingot.client.backend import Backend
 from ingot.client.embedded import EmbeddedBackend, EmbeddedOptions
-from ingot.errors import IngotError, UnknownModelError
+from ingot.errors import IngotError, RequestError, UnknownModelError
 from ingot.runtime.params import SamplingParams
-from ingot.runtime.request import Chunk, GenerateRequest, Prompt
+from ingot.runtime.request import Chunk, EmbedRequest, GenerateRequest, Prompt
 from ingot.runtime.supervisor import SupervisorOptions
 
 MakeBackend = Callable[[Path], Backend]
@@ -95,6 +95,24 @@ async def test_tokens_and_text_are_each_others_inverse(backend: Backend) -> None
     tokens = await backend.tokenize(name, Prompt(text="to and fro"))
     assert await backend.detokenize(name, tokens) == "to and fro"
     assert await backend.tokenize(name, Prompt(token_ids=tokens)) == tokens
+
+
+async def test_a_text_has_one_vector(backend: Backend) -> None:
+    (card,) = await backend.models()
+    assert "embed" in card.tasks
+    assert card.embedding is not None
+    requests = [
+        EmbedRequest(request_id=str(i), model=card.name, prompt=Prompt(text="a long prompt" * (1 + i)))
+        for i in range(8)
+    ]
+    chunks = await asyncio.gather(*(backend.embed(request) for request in requests))
+    for i, chunk in enumerate(chunks):
+        assert chunk.vector is not None
+        assert len(chunk.vector) == 4 * card.embedding.size
+        assert chunk.usage is not None
+        assert (chunk.usage.prompt_tokens, chunk.usage.completion_tokens) == (13 * (1 + i), 0)
+    with pytest.raises(RequestError):
+        await backend.embed(EmbedRequest(request_id="long", model=card.name, prompt=Prompt(text="x" * 513)))
 
 
 async def test_a_model_it_does_not_have_is_refused(backend: Backend) -> None:

@@ -139,7 +139,7 @@ async def test_stopping_drains_first_and_then_aborts(tmp_path: Path) -> None:
         short = asyncio.create_task(everything(backend, ask("short", max_tokens=10)))
         long = asyncio.create_task(everything(backend, ask("long")))
         await until(lambda: held(backend) > 0)
-        stopping = asyncio.create_task(backend.stop(0.5))
+        stopping = asyncio.create_task(backend.stop(2))
         await asyncio.sleep(0)
         with pytest.raises(UnavailableError, match="stopping"):
             await everything(backend, ask("late"))
@@ -170,3 +170,13 @@ async def test_metrics_carry_the_names_that_dashboards_know(tmp_path: Path) -> N
         assert line in text.splitlines(), text
     assert "ingot:prefix_cache_queries_total" in text
     assert "ingot:prefix_cache_hits_total" in text
+
+
+async def test_the_checkpoints_own_sampling_stands_on_the_card_unless_switched_off(tmp_path: Path) -> None:
+    engine = write_engine(tmp_path / "engine", generation_config={"temperature": 0.6, "top_k": 20})
+    for wanted, sampling in ((True, {"temperature": 0.6, "top_k": 20}), (False, {})):
+        backend = EmbeddedBackend(engine, EmbeddedOptions(supervisor=SUPERVISOR, generation_config=wanted))
+        await backend.start()
+        (card,) = await backend.models()
+        await backend.stop(0)
+        assert card.sampling == sampling

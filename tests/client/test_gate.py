@@ -14,6 +14,7 @@ from tests.client.served import served
 
 from ingot.client.openai.app import create_app
 from ingot.client.openai.gate import GateOptions
+from ingot.client.page.paths import OPEN_FILES
 
 KEYS = ("first key", "second")
 LIMIT = 4096
@@ -30,12 +31,21 @@ def every_route() -> list[tuple[str, str]]:
     routes = [route for route in create_app(FakeBackend()).routes if isinstance(route, Route)]
     return sorted(
         {(method, route.path.replace("{name:path}", NAME)) for route in routes for method in route.methods or ()}
+        - {(method, path) for method in ("GET", "HEAD") for path in OPEN_FILES}  # they hold no figures
     )
 
 
 def test_the_walk_sees_the_routes() -> None:
     paths = {path for _, path in every_route()}
-    assert {"/health", "/metrics", "/docs", "/openapi.json", "/v1/chat/completions", "/tokenize"} <= paths
+    assert {
+        "/health",
+        "/metrics",
+        "/docs",
+        "/openapi.json",
+        "/page/stream",
+        "/v1/chat/completions",
+        "/tokenize",
+    } <= paths
 
 
 @pytest.mark.parametrize(("method", "path"), [*every_route(), ("GET", "/nowhere"), ("OPTIONS", "/v1/models")])

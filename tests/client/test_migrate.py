@@ -79,8 +79,9 @@ def test_tgi_in_docker() -> None:
     )
     assert (found.dialect.name, found.model) == ("text-generation-launcher", "gpt")
     assert found.build == ["--max-model-len", "2048"]
-    assert ("docker", "it stands before the server's command") in found.lost
+    assert ("docker run --gpus all -p 8080:80", "it stands before the server's command") in found.lost
     assert [given for given, _ in found.lost][-2:] == ["--num-shard 2", "--quantize awq"]
+    assert "modelopt" in found.lost[-1][1]
 
 
 def test_trtllm() -> None:
@@ -91,9 +92,103 @@ def test_trtllm() -> None:
     assert migrate("trtllm-serve /models/llama").model == "/models/llama"
 
 
+# As people paste them: from model cards, compose files and recipes. What each must become, and what it loses.
+REAL = [
+    (
+        """vllm serve Qwen/Qwen3-8B \\
+    --tensor-parallel-size 1 --max-model-len 32768 --gpu-memory-utilization 0.92 \\
+    --enable-auto-tool-choice --tool-call-parser hermes \\
+    --enable-reasoning --reasoning-parser qwen3 \\
+    --generation-config vllm --async-scheduling --no-trust-remote-code""",
+        ["--max-model-len", "32768"],
+        ["--tool-call-parser", "hermes", "--reasoning-parser", "qwen3", "--generation-config", "none"],
+        ["--tensor-parallel-size 1", "--gpu-memory-utilization 0.92"],
+    ),
+    (
+        (
+            "docker run --runtime nvidia --gpus all -v ~/.cache/huggingface:/root/.cache/huggingface --env HF_TOKEN=x "
+            "-p 8000:8000 --ipc=host vllm/vllm-openai:v0.11.0 --model mistralai/Mistral-7B-Instruct-v0.3 "
+            "--tool-call-parser mistral --chat-template examples/tool_chat_template_mistral.jinja "
+            "--limit-mm-per-prompt '{\"image\": 2}' --quantization awq_marlin"
+        ),
+        [],
+        ["--tool-call-parser", "mistral"],
+        [
+            "--chat-template examples/tool_chat_template_mistral.jinja",
+            '--limit-mm-per-prompt {"image": 2}',
+            "--quantization awq_marlin",
+        ],
+    ),
+    (
+        (
+            "python -m vllm.entrypoints.openai.api_server --model deepseek-ai/DeepSeek-R1-Distill-Qwen-7B --dtype bfloat16 "
+            "--reasoning-parser deepseek_r1 --tool-call-parser deepseek_v3 --max-num-seqs 256 --enforce-eager"
+        ),
+        ["--dtype", "bfloat16", "--max-num-seqs", "256"],
+        ["--reasoning-parser", "deepseek_r1"],
+        ["--tool-call-parser deepseek_v3", "--enforce-eager"],
+    ),
+    (
+        (
+            "docker run --gpus all --shm-size 32g -p 30000:30000 --ipc=host lmsysorg/sglang:latest python3 -m "
+            "sglang.launch_server --model-path meta-llama/Llama-3.1-8B-Instruct --host 0.0.0.0 --port 30000 "
+            "--tool-call-parser llama3 --mem-fraction-static 0.85 --sampling-defaults openai --enable-metrics"
+        ),
+        [],
+        [
+            *("--host", "0.0.0.0", "--port", "30000", "--tool-call-parser", "llama3_json"),
+            *("--generation-config", "none"),
+        ],
+        ["--mem-fraction-static 0.85"],
+    ),
+    (
+        (
+            "python3 -m sglang.launch_server --model Qwen/Qwen3-30B-A3B-Thinking-2507 --reasoning-parser qwen3-thinking "
+            "--attention-backend fa3 --speculative-algorithm EAGLE3 --chunked-prefill-size 4096"
+        ),
+        ["--max-num-batched-tokens", "4096"],
+        ["--reasoning-parser", "deepseek_r1"],
+        ["--attention-backend fa3", "--speculative-algorithm EAGLE3"],
+    ),
+    (
+        (
+            "text-generation-launcher --model-id teknium/OpenHermes-2.5-Mistral-7B --port 8080 --max-input-tokens 3072 "
+            "--max-total-tokens 4096 --max-batch-prefill-tokens 4096 --usage-stats off --cuda-graphs 0"
+        ),
+        ["--max-model-len", "4096", "--max-num-batched-tokens", "4096"],
+        ["--port", "8080"],
+        ["--cuda-graphs 0"],
+    ),
+    (
+        (
+            "trtllm-serve deepseek-ai/DeepSeek-R1 --host localhost --port 8000 --backend pytorch --max_batch_size 161 "
+            "--max_num_tokens 1160 --tp_size 8 --ep_size 8 --pp_size 1 --kv_cache_free_gpu_memory_fraction 0.95 "
+            "--extra_llm_api_options ./extra-llm-api-config.yml --reasoning_parser deepseek-r1"
+        ),
+        ["--max-num-seqs", "161", "--max-num-batched-tokens", "1160"],
+        ["--host", "localhost", "--port", "8000", "--reasoning-parser", "deepseek_r1"],
+        [
+            *("--backend pytorch", "--tp_size 8", "--ep_size 8", "--pp_size 1"),
+            *("--kv_cache_free_gpu_memory_fraction 0.95", "--extra_llm_api_options ./extra-llm-api-config.yml"),
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "built", "served", "lost"), REAL, ids=range(len(REAL)))
+def test_lines_as_people_paste_them(line: str, built: list[str], served: list[str], lost: list[str]) -> None:
+    found = migrate(line)
+    assert found.build == built
+    assert found.serve[: len(served)] == served
+    assert [given for given, reason in found.lost if not given.startswith("docker run")] == lost
+    assert "tables do not know" not in str(found.lost)
+
+
 def test_switching_off_what_cannot_be_is_said() -> None:
     found = migrate("vllm serve m --no-enable-prefix-caching")
     assert found.lost == [("--no-enable-prefix-caching", "it cannot be switched off: the prefix cache is always on")]
+    found = migrate("vllm serve m --no-trust-remote-code")
+    assert (found.lost, [given for given, _ in found.same]) == ([], ["--no-trust-remote-code"])
 
 
 @pytest.mark.parametrize("dialect", DIALECTS, ids=NAMES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
@@ -59,7 +60,8 @@ def test_echo_with_logprobs(client: openai.OpenAI, stream: bool) -> None:
 
 
 def test_scoring_a_prompt_generates_nothing(client: openai.OpenAI, backend: FakeBackend) -> None:
-    reply = client.completions.create(model=NAME, prompt="abc", echo=True, logprobs=0, max_tokens=0)
+    ask: dict[str, Any] = {"model": NAME, "prompt": "abc", "echo": True, "logprobs": 0, "max_tokens": 0}
+    reply = client.completions.create(**ask)
     (choice,) = reply.choices
     assert choice.text == "abc"
     assert choice.logprobs is not None
@@ -67,14 +69,30 @@ def test_scoring_a_prompt_generates_nothing(client: openai.OpenAI, backend: Fake
     assert reply.usage is not None
     assert reply.usage.completion_tokens == 0
     assert backend.seen[-1].params.max_tokens == 1
+    told = {"include_usage": True, "continuous_usage_stats": True}
+    chunks = [*client.completions.create(**ask, stream=True, stream_options=told)]
+    assert "".join(choice.text for chunk in chunks for choice in chunk.choices) == "abc"
+    assert [chunk.usage and chunk.usage.completion_tokens for chunk in chunks] == [0, 0]
 
 
 def test_token_ids_and_prompt_logprobs(http: httpx.Client) -> None:
     ask = {"model": NAME, "prompt": [97, 98], "return_token_ids": True, "prompt_logprobs": 1}
     (choice,) = http.post("/v1/completions", json=ask).json()["choices"]
     assert (choice["prompt_token_ids"], choice["token_ids"]) == ([97, 98], [65, 66])
+    events = stream_of(http, "/v1/completions", {"model": NAME, "prompt": [[97], [98]], "return_token_ids": True})
+    firsts = {event["choices"][0]["index"]: event["choices"][0] for event in reversed(events)}
+    assert [firsts[i]["prompt_token_ids"] for i in range(2)] == [[97], [98]]
+    turns = [{"role": "user", "content": "ab"}]
+    events = stream_of(http, "/v1/chat/completions", {"model": NAME, "messages": turns, "return_token_ids": True})
+    assert [event.get("prompt_token_ids") for event in events] == [[97, 98], None, None]
+    assert [event["choices"][0].get("token_ids") for event in events] == [None, [65], [66]]
     assert choice["prompt_logprobs"][0] is None
     assert choice["prompt_logprobs"][1]["98"] == {"logprob": -0.5, "rank": 1, "decoded_token": "b"}
+
+
+def stream_of(http: httpx.Client, route: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+    lines = http.post(route, json=body | {"stream": True}).text.split("\n\n")
+    return [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
 
 
 def test_tokenize_and_back(http: httpx.Client) -> None:

@@ -6,15 +6,16 @@ import json
 from typing import Any, get_type_hints
 
 import httpx
+import openai
 import pytest
-from openai.types import completion_create_params
+from openai.types import batch_create_params, completion_create_params, embedding_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 from tests.client.fake_backend import NAME, FakeBackend
 
 from ingot.client.openai.body import MAX_DEPTH
 from ingot.client.openai.convert import REFUSED, USED
 
-CHAT = {"model": NAME, "messages": [{"role": "user", "content": "hi"}]}
+CHAT: dict[str, Any] = {"model": NAME, "messages": [{"role": "user", "content": "hi"}]}
 TEXT = {"model": NAME, "prompt": "hi"}
 OFFICIAL = {
     "chat": (
@@ -25,13 +26,15 @@ OFFICIAL = {
         completion_create_params.CompletionCreateParamsNonStreaming,
         completion_create_params.CompletionCreateParamsStreaming,
     ),
+    "embeddings": (embedding_create_params.EmbeddingCreateParams,),
+    "batches": (batch_create_params.BatchCreateParams,),
 }
 
 
-@pytest.mark.parametrize("route", ["chat", "completions"])
-def test_every_official_field_is_used_or_refused(route: str) -> None:
+@pytest.mark.parametrize(("route", "least"), [("chat", 16), ("completions", 16), ("embeddings", 5), ("batches", 5)])
+def test_every_official_field_is_used_or_refused(route: str, least: int) -> None:
     official = {name for kind in OFFICIAL[route] for name in get_type_hints(kind)}
-    assert len(official) > 15
+    assert len(official) >= least
     assert official <= USED[route] | REFUSED[route].keys()
     assert not USED[route] & REFUSED[route].keys()
 
@@ -66,9 +69,28 @@ def test_harmless_values_pass(http: httpx.Client, backend: FakeBackend) -> None:
         "response_format": {"type": "text"},
         "tool_choice": "none",
         "modalities": ["text"],
+        "reasoning_effort": "none",
+        "safety_identifier": "me",
+        "prompt_cache_key": "k",
+        "verbosity": "medium",
+        "add_special_tokens": False,
         "n": 1,
     }
     assert ask(http, CHAT | harmless).status_code == 200
+
+
+def test_an_answer_may_be_sent_back_as_it_is_dumped(client: openai.OpenAI, backend: FakeBackend) -> None:
+    """Applications dump the client's own message, nulls and all."""
+    message = client.chat.completions.create(**CHAT).choices[0].message.model_dump()
+    assert message["audio"] is None
+    call = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    called = message | {"content": None, "tool_calls": [call], "annotations": []}
+    turns = [*CHAT["messages"], message, called, {"role": "tool", "tool_call_id": "call_1", "content": "x"}]
+    client.chat.completions.create(model=NAME, messages=turns)
+    _, said, asked, _ = backend.seen[-1].prompt.messages or []
+    assert said == {"role": "assistant", "content": "HI"}
+    assert asked.keys() == {"role", "content", "tool_calls"}
+    assert asked["tool_calls"] == [{"id": "call_1", "type": "function", "function": {"name": "f", "arguments": {}}}]
 
 
 FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
@@ -103,6 +125,7 @@ BAD_CHAT: list[tuple[dict[str, Any], str]] = [
     ({"top_k": -5}, "top_k"),
     ({"logit_bias": {"-1": 1}}, "logit_bias"),
     ({"logit_bias": {"x": 1}}, "logit_bias"),
+    ({"logit_bias": {"1": 1, "01": 2}}, "logit_bias"),
     ({"logit_bias": {str(i): 1 for i in range(2000)}}, "logit_bias"),
     ({"logit_bias": {"1": 101}}, "logit_bias.1"),
     ({"stop": ["x"] * 10_000}, "stop"),
@@ -111,7 +134,16 @@ BAD_CHAT: list[tuple[dict[str, Any], str]] = [
     ({"top_logprobs": 5}, "top_logprobs"),
     ({"logprobs": True, "top_logprobs": 1_000_000}, "top_logprobs"),
     ({"stream_options": {"include_usage": True}}, "stream_options"),
+    ({"stream": True, "stream_options": {"continuous_usage_stats": True}}, "stream_options"),
     ({"stream": True, "prompt_logprobs": 1}, "prompt_logprobs"),
+    ({"add_special_tokens": True}, "add_special_tokens"),
+    ({"continue_final_message": True, "add_generation_prompt": True}, "add_generation_prompt"),
+    ({"response_format": {"type": "text", "json_schema": {"name": "x", "schema": {}}}}, "response_format"),
+    ({"reasoning_effort": "high"}, "reasoning_effort"),
+    ({"reasoning_effort": "much"}, "reasoning_effort"),
+    ({"stop": ["x"] * 17}, "stop"),
+    ({"stop_token_ids": [1] * 129}, "stop_token_ids"),
+    ({"user": "x" * 1025}, "user"),
     ({"min_tokens": 9, "max_tokens": 8}, "min_tokens"),
     ({"chat_template": "{{ evil }}"}, "chat_template"),
     ({"temprature": 1}, "temprature"),

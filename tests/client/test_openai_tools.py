@@ -65,10 +65,7 @@ def said(scripted: tuple[ScriptedBackend, openai.OpenAI]) -> Any:
 
     def say(text: str, **settings: Any) -> openai.OpenAI:
         backend, client = scripted
-        defaults = {"piece": 3, "tool_parser": None, "reasoning_parser": None, "finish_reason": "stop"}
-        for name, value in {**defaults, **settings, "answer": text}.items():
-            setattr(backend, name, value)
-        backend.seen.clear()
+        backend.says(text, **settings)
         return client
 
     return say
@@ -129,7 +126,7 @@ def test_what_is_no_call_is_content(said: Any, family: str, text: str) -> None:
 def test_a_call_that_is_cut_short_says_length(said: Any) -> None:
     text = '<tool_call>{"name": "weather", "arguments": {"city": "Ro'
     found = streamed(said(text, tool_parser="hermes", finish_reason="length"), tools=TOOLS)
-    assert (found["finish"], found["calls"][0][2]) == ("length", '{"city": "Ro')
+    assert (found["finish"], found["calls"][0][2], found["content"]) == ("length", '{"city": "Ro', "")
 
 
 def test_attack_16_an_endless_call_without_a_name_is_cut() -> None:
@@ -231,3 +228,43 @@ def test_calls_after_thoughts(said: Any) -> None:
     text = '<think>which?</think>\n<tool_call>{"name": "clock", "arguments": {}}</tool_call>'
     found = streamed(said(text, reasoning_parser="qwen3", tool_parser="hermes"), tools=TOOLS)
     assert (found["reasoning"], found["content"], found["calls"][0][1]) == ("which?", "", "clock")
+
+
+def test_where_one_call_is_asked_for_the_others_fall_away(said: Any) -> None:
+    text = '<tool_call>{"name": "clock"}</tool_call><tool_call>{"name": "weather", "arguments": {}}</tool_call>'
+    client = said(text, tool_parser="hermes")
+    assert len(create(client, tools=TOOLS).choices[0].message.tool_calls) == 2
+    (call,) = create(client, tools=TOOLS, parallel_tool_calls=False).choices[0].message.tool_calls
+    assert call.function.name == "clock"
+    assert [*streamed(client, tools=TOOLS, parallel_tool_calls=False)["calls"]] == [0]
+
+
+SWITCHED = [
+    ({"template_switches": ("enable_thinking",)}, "none", {"enable_thinking": False}),
+    ({"template_switches": ("thinking",)}, "none", {"thinking": False}),
+    ({"template_switches": ("reasoning_effort",)}, "low", {"reasoning_effort": "low"}),
+    ({"reasoning_parser": None}, "none", {}),
+]
+
+
+@pytest.mark.parametrize(("card", "effort", "told"), SWITCHED)
+def test_effort_is_told_to_the_template(said: Any, scripted: Any, card: Any, effort: str, told: Any) -> None:
+    create(said("x", reasoning_parser="qwen3", card=card), reasoning_effort=effort)
+    assert scripted[0].seen[0].prompt.template_args == told
+    create(said("x", card=card), reasoning_effort=effort, extra_body={"chat_template_kwargs": {"thinking": True}})
+    assert scripted[0].seen[0].prompt.template_args == told | {"thinking": True}, "a request's own words win"
+
+
+def test_an_answer_without_thoughts_is_not_taken_for_them(said: Any) -> None:
+    card = {"template_switches": ("thinking",)}
+    message = (
+        create(said("Yes.", reasoning_parser="deepseek_r1", card=card), reasoning_effort="none").choices[0].message
+    )
+    assert message.content == "Yes."
+
+
+@pytest.mark.parametrize("effort", ["none", "high"])
+def test_an_effort_that_the_template_cannot_be_told_is_refused(said: Any, effort: str) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        create(said("x", reasoning_parser="qwen3"), reasoning_effort=effort)
+    assert refused.value.param == "reasoning_effort"

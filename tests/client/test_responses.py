@@ -203,14 +203,14 @@ def test_the_store_is_bounded() -> None:
         answer = Answer(ResponsesRequest(model=NAME, input=text), [{"role": "user", "content": text}])
         return Stored(b"", answer.begun("completed"), answer.turns)
 
-    store = ResponseStore(max_stored=3, max_characters=10_000)
+    store = ResponseStore(max_stored=3, max_bytes=10_000)
     ids = []
     for _ in range(4):
         store.put(stored := kept("x"))
         ids.append(stored.body["id"])
     assert [stays(store, one) for one in ids] == [False, True, True, True]
     store.get(ids[1], b"")
-    store.put(kept("x" * 7_000))
+    store.put(kept("x" * 8_500))
     assert [stays(store, one) for one in ids] == [False, True, False, False]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import fields as fields_of
 from typing import Any
@@ -146,6 +147,47 @@ def test_a_failure_after_the_first_token_is_the_last_event(http: httpx.Client, b
     assert len(events) == 2
     assert "It died" in events[-1]
     assert '"error_type":"generation"' in events[-1]
+
+
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "ours"),
+    [
+        ("json", SCHEMA, ("json_schema", SCHEMA)),
+        ("json", json.dumps(SCHEMA), ("json_schema", SCHEMA)),
+        ("json_schema", {"name": "x", "schema": SCHEMA}, ("json_schema", SCHEMA)),
+        ("regex", "[0-9]+", ("regex", "[0-9]+")),
+    ],
+)
+def test_a_grammar_reaches_the_backend(
+    hub: InferenceClient, http: httpx.Client, backend: FakeBackend, kind: str, value: Any, ours: tuple[str, Any]
+) -> None:
+    if kind != "json_schema":
+        assert hub.text_generation("hello", grammar={"type": kind, "value": value}) == "HELLO"  # type: ignore[arg-type]
+    else:
+        asked = {"grammar": {"type": kind, "value": value}}
+        assert http.post("/generate", json=BODY | {"parameters": asked}).status_code == 200
+    grammar = backend.seen[-1].params.grammar
+    assert grammar is not None
+    assert (grammar.kind, grammar.text if kind == "regex" else json.loads(grammar.text)) == ours
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"type": "json", "value": "{"},
+        {"type": "json", "value": {"not": {}}},
+        {"type": "json_schema", "value": {"name": "x"}},
+        {"type": "regex", "value": {}},
+        {"type": "ebnf", "value": "x"},
+    ],
+)
+def test_a_grammar_that_is_none_is_refused(http: httpx.Client, backend: FakeBackend, asked: dict[str, Any]) -> None:
+    reply = http.post("/generate", json=BODY | {"parameters": {"grammar": asked}})
+    assert (reply.status_code, reply.json()["error_type"]) == (400, "validation")
+    assert backend.seen == []
 
 
 def test_info_and_the_bare_route(http: httpx.Client, backend: FakeBackend) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from ingot.cli import cli
-from ingot.client.triton_process import ServerOptions, TritonServer, free_ports
+from ingot.client.triton_process import GUARD, REGIONS, ServerOptions, TritonServer, free_ports, sweep_regions
 from ingot.errors import DependencyError, UnavailableError
 from ingot.triton_home import TritonHome, default_home, machine_lacks
 
@@ -55,6 +57,36 @@ def test_a_server_that_ends_is_not_waited_for(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="ended with status 3"):
         server.start()
     assert not regions(server)
+
+
+def test_the_guard_passes_on_how_its_program_ended() -> None:
+    for program, status in (("raise SystemExit(3)", 3), ("import os; os.kill(os.getpid(), 9)", 128 + 9)):
+        command = [sys.executable, "-I", "-S", GUARD, sys.executable, "-c", program]
+        with subprocess.Popen(command, stdin=subprocess.PIPE) as guard:
+            assert guard.wait(20) == status
+
+
+def test_the_guard_leaves_nothing_when_who_started_it_is_killed() -> None:
+    """The program ignores SIGTERM and has a child, as a server has; both hold the pipe, which ends with the last of them."""
+    program = "import os, signal, time; signal.signal(15, signal.SIG_IGN); os.fork(); print('up', flush=True); time.sleep(600)"
+    keeper = "import subprocess, sys; guard = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE); guard.wait()"  # holds stdin
+    command = [sys.executable, "-c", keeper, sys.executable, "-I", "-S", GUARD, sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as keeping:
+        assert keeping.stdout is not None
+        assert [keeping.stdout.readline() for _ in range(2)] == ["up\n", "up\n"]
+        keeping.kill()
+        assert keeping.stdout.read() == ""
+
+
+def test_memory_of_killed_keepers_is_swept_up_and_of_living_ones_kept() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    left, used = Path(f"/dev/shm/{REGIONS}{ended.pid}_left"), Path(f"/dev/shm/{REGIONS}{os.getpid()}_used")
+    for path in (left, used):
+        path.write_text("")
+    sweep_regions()
+    assert (left.exists(), used.exists()) == (False, True)
+    used.unlink()
 
 
 def test_everything_listens_on_loopback_and_loading_needs_the_key(tmp_path: Path) -> None:

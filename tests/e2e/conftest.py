@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from tests.e2e.cli import ingot
 
+# Each server would import xgrammar besides, for tests that hardly ever send a grammar.
+os.environ.setdefault("INGOT_WARM_GRAMMARS", "0")
 ROOT = Path(__file__).resolve().parents[2]
 
 

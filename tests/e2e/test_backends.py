@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import openai
 import pytest
 from tests.client.served import served
 from tests.e2e.triton import ADMIN_KEY, options_of, put_version, triton
 from tests.engines import LOADER, NAME, worker_path, write_engine
+from tests.fakes import vector_of
 
 from ingot.client.backend import Backend
 from ingot.client.embedded import EmbeddedBackend, EmbeddedOptions
 from ingot.client.grpc_async import AsyncClient
 from ingot.client.grpc_wire import ClientOptions
+from ingot.client.page.board import Board, Snapshot
+from ingot.client.page.failures import FailureLog
 from ingot.client.triton_backend import TritonBackend, TritonOptions
 from ingot.client.triton_process import TritonServer
 from ingot.errors import RequestError, UnavailableError, UnknownModelError
 from ingot.runtime.params import SamplingParams
-from ingot.runtime.request import Chunk, GenerateRequest, Prompt
+from ingot.runtime.request import Chunk, EmbedRequest, GenerateRequest, Prompt
 from ingot.runtime.supervisor import SupervisorOptions
 from ingot.templates.render import json_text
 
@@ -88,6 +92,47 @@ async def test_text_is_the_same_alone_and_in_a_crowd(make: Make) -> None:
         alone = "".join(chunk.text for chunk in await everything(backend, ask()))
         crowd = await asyncio.gather(*(everything(backend, ask(name=f"b{i}")) for i in range(20)))
         assert {"".join(chunk.text for chunk in chunks) for chunks in crowd} == {alone}
+
+
+async def test_vectors_are_the_same_alone_and_beside_streams(make: Make) -> None:
+    async with started(make) as backend:
+        asked = [EmbedRequest(request_id=f"e{i}", model=NAME, prompt=Prompt(text="ab" * (1 + i))) for i in range(16)]
+        alone = [(await backend.embed(one)).vector for one in asked]
+        mean = msgspec.structs.replace(asked[3], request_id="mean", pooling="mean")
+        ids = await backend.tokenize(NAME, mean.prompt)
+        assert alone[3] == vector_of(ids, "last")
+        streams = [asyncio.create_task(everything(backend, ask(name=f"g{i}", max_tokens=200))) for i in range(4)]
+        crowd = await asyncio.gather(*(backend.embed(one) for one in [*asked, mean]))
+        assert [one.vector for one in crowd] == [*alone, vector_of(ids, "mean")]
+        for stream in streams:
+            assert (await stream)[-1].finish_reason == "length"
+
+
+async def test_vectors_that_cannot_be_are_refused(make: Make) -> None:
+    async with started(make) as backend:
+        long = EmbedRequest(request_id="long", model=NAME, prompt=Prompt(text="x" * 513))
+        with pytest.raises(RequestError, match="513 tokens"):
+            await backend.embed(long)
+        cut = await backend.embed(msgspec.structs.replace(long, truncate="right"))
+        assert cut.usage is not None
+        assert cut.usage.prompt_tokens == 512
+        with pytest.raises(RequestError, match="pooling"):
+            await backend.embed(EmbedRequest(request_id="p", model=NAME, prompt=Prompt(text="x"), pooling="cls"))
+        with pytest.raises(RequestError, match="token id 5000"):
+            await backend.embed(EmbedRequest(request_id="t", model=NAME, prompt=Prompt(token_ids=[5000])))
+        with pytest.raises(UnknownModelError):
+            await backend.embed(EmbedRequest(request_id="m", model="nobody", prompt=Prompt(text="x")))
+
+
+async def test_a_vector_nobody_waits_for_leaves_no_trace(make: Make) -> None:
+    async with started(make) as backend:
+        for number in range(20):
+            asked = EmbedRequest(request_id=f"c{number}", model=NAME, prompt=Prompt(text="x" * 400))
+            waiting = asyncio.create_task(backend.embed(asked))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+        assert (await backend.embed(EmbedRequest(request_id="last", model=NAME, prompt=Prompt(text="x")))).vector
 
 
 async def test_tokens_go_there_and_back(make: Make) -> None:
@@ -211,3 +256,26 @@ async def at_least(count: int, lengths: list[int]) -> int:
         while len(lengths) < count:
             await asyncio.sleep(0.02)
     return len(lengths)
+
+
+async def test_the_status_page_shows_what_runs(make: Make) -> None:
+    async with started(make) as backend:
+        board = Board(backend, FailureLog(), period=0.1)
+        async with aclosing(board.watch()) as events:
+            (idle,) = (await snapshot(events)).models
+            assert (idle.name, idle.figures.running, idle.figures.kv_use) == (NAME, 0, 0)
+            people = [asyncio.create_task(ask_for_ever(backend, f"p{i}")) for i in range(2)]
+            while not (await snapshot(events)).models[0].figures.running:
+                pass
+            for one in people:
+                one.cancel()
+            await asyncio.gather(*people, return_exceptions=True)
+
+
+async def ask_for_ever(backend: Backend, name: str) -> None:
+    while True:
+        await everything(backend, ask(name=name, max_tokens=400))
+
+
+async def snapshot(events: AsyncGenerator[bytes, None]) -> Snapshot:
+    return msgspec.json.decode((await anext(events)).removeprefix(b"data: "), type=Snapshot)

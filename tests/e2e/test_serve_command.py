@@ -38,6 +38,7 @@ def service(engine: Path) -> Iterator[Service]:
             line = next(line for line in process.stderr if line.startswith("ingot serves"))
             found = re.fullmatch(r"ingot serves tiny at (http://127\.0\.0\.1:\d+)/v1\n", line)
             assert found is not None
+            assert process.stderr.readline() == f"status page: {found.group(1)}/\n"
             yield Service(process, found.group(1))
         finally:
             if process.poll() is None:

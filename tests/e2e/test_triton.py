@@ -183,6 +183,23 @@ def test_a_client_that_vanishes_is_noticed(client: Client, server: TritonServer)
     assert client.describe("fake").stats.generation_tokens == tokens
 
 
+def test_a_shared_stream_that_is_cut_frees_all_of_its_requests(client: Client, server: TritonServer) -> None:
+    requests = [
+        GenerateRequest(request_id=f"{i}", model="fake", prompt=Prompt(text="hi"), params=LONG) for i in range(8)
+    ]
+    calls = [Generate(request=request, link="only one") for request in requests]
+    with grpc.insecure_channel(server.grpc_address) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        replies = stub.ModelStreamInfer(
+            iter([infer_request("fake", "", call, call.request.request_id) for call in calls])
+        )
+        for _ in range(3):
+            next(replies)
+        assert client.describe("fake").stats.running > 1
+        replies.cancel()
+    until(lambda: held(client) == 0, 5)
+
+
 def test_a_deadline_ends_the_request_on_the_server_too(client: Client) -> None:
     with pytest.raises(DeadlineError):
         client.generate("fake", "hello", LONG, timeout=0.3)
@@ -267,10 +284,16 @@ def test_versions_are_swapped_while_streams_run(client: Client, repository: Path
 def test_unloading_gives_the_memory_back(client: Client, server: TritonServer, repository: Path, engine: Path) -> None:
     put_version(repository, "passing", 1, engine)
     client.load("passing")
-    assert client.generate("passing", "hello", SHORT)
-    assert len(processes(server, "passing")) == 1
-    client.unload("passing")
-    until(lambda: not processes(server, "passing"))
+
+    async def use_and_unload() -> None:
+        """The stream that requests share is open all the while."""
+        async with AsyncClient(server.grpc_address, options_of()) as friend:
+            assert await friend.generate("passing", "hello", SHORT)
+            assert len(processes(server, "passing")) == 1
+            await friend.unload("passing")
+            await asyncio.to_thread(until, lambda: not processes(server, "passing"))
+
+    asyncio.run(use_and_unload())
     with pytest.raises(UnavailableError, match="not loaded"):
         client.describe("passing")
 

@@ -13,7 +13,7 @@ from tests.engines import LOADER, ROOT, load
 from tests.fakes import FakeTicket
 
 from ingot.client import Client, ClientOptions
-from ingot.client.triton_process import ServerOptions, TritonServer, free_ports
+from ingot.client.triton_process import ServerOptions, TritonServer, children_of, command_line, free_ports
 from ingot.runtime.executor import Executor
 from ingot.runtime.plan import StepPlan
 from ingot.templates import Deployment, ModelSpec
@@ -86,14 +86,4 @@ def until(condition: Callable[[], object], seconds: float = 20) -> float:
 
 def processes(server: TritonServer, model: str) -> list[int]:
     """The processes that host a model's versions."""
-    children = [
-        int(pid) for path in Path(f"/proc/{server.pid}/task").glob("*/children") for pid in path.read_text().split()
-    ]
-    return [pid for pid in children if f"/{model}/" in command_line(pid)]
-
-
-def command_line(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
+    return [pid for pid in children_of(server.pid or 0) if f"/{model}/" in command_line(pid)]

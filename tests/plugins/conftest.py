@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 
 GPU = pytest.param("cuda", marks=pytest.mark.gpu)
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Triton reads the variable when a kernel is defined, so it is set before any test imports one."""
-    if config.getoption("markexpr") != "gpu":
-        os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(params=["cpu", GPU])

@@ -33,12 +33,12 @@ def serve(
     config: ModelConfig, weights: dict[str, Weight[Tensor]], prompts: list[list[int]], params: SamplingParams, *, kv: torch.dtype,
     num_pages: int = 200, graphs: bool = True, max_tokens: int = 64,
 ) -> list[list[int]]:  # fmt: skip
-    from ingot.runtime.programs.cuda import CudaProgram
+    from ingot.runtime.programs.cuda import cuda_program
 
     limits = Limits(
         max_model_len=256, max_num_seqs=8, max_num_batched_tokens=max_tokens, page_size=16, num_pages=num_pages
     )
-    program = CudaProgram(config, weights, limits, dtype=torch.bfloat16, kv_dtype=kv, graphs=graphs)
+    program = cuda_program(config, weights, limits, dtype=torch.bfloat16, kv_dtype=kv, graphs=graphs)
     executor = Executor(program, limits, config.eos_token_ids)
     for i, prompt in enumerate(prompts):
         executor.add(TokenRequest(request_id=str(i), token_ids=prompt, params=params))
@@ -125,18 +125,18 @@ def test_a_rounded_lm_head_is_the_references() -> None:
 
 def test_no_launch_waits_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is sampled: PyTorch raises where a call would wait for the device."""
-    from ingot.runtime.programs.cuda import CudaProgram
+    from ingot.runtime.programs.gpu import GpuProgram
 
-    launch = CudaProgram.launch
+    launch = GpuProgram.launch
 
-    def watched(self: CudaProgram, plan: StepPlan) -> object:
+    def watched(self: GpuProgram, plan: StepPlan) -> object:
         torch.cuda.set_sync_debug_mode("error")
         try:
             return launch(self, plan)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(CudaProgram, "launch", watched)
+    monkeypatch.setattr(GpuProgram, "launch", watched)
     weights = random_weights(CONFIG, Scheme.NONE, torch.bfloat16, torch.device("cuda"))
     plain = SamplingParams(temperature=0.8, seed=7, max_tokens=12, ignore_eos=True, logprobs=2, prompt_logprobs=1)
     for more in (

@@ -6,14 +6,16 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from concurrent.futures import wait
 from typing import Any
 
 import jsonschema
+import msgspec
 import pytest
 from tests.runtime.random_program import RandomProgram
 from tests.runtime.tokens import EOS, byte_tokenizer
 
-from ingot.errors import RequestError
+from ingot.errors import IngotError, RequestError
 from ingot.manifest import Limits
 from ingot.runtime.executor import Executor
 from ingot.runtime.grammars import compiler as compiler_module
@@ -199,6 +201,33 @@ def test_attack_14_a_costly_grammar_holds_up_nobody(grammars: GrammarCompiler) -
     assert longest < COMPILE_SECONDS - 1  # no step waited for the compiler, which had all of its budget
 
 
+@pytest.mark.parametrize("steps_ahead", [0, 1])
+def test_attack_14_an_ambiguous_grammar_ends_before_it_holds_up_others(
+    grammars: GrammarCompiler, steps_ahead: int
+) -> None:
+    """Its parser takes ever longer for each token: milliseconds after a hundred, a second after a thousand."""
+    executor = Executor(program(steps_ahead), LIMITS, [EOS], grammars=grammars)
+    text = f'root ::= "{steps_ahead}" | root root'  # each its own: one that took too long is refused from then on
+    ambiguous = SamplingParams(grammar=Grammar(kind="ebnf", text=text), n=8)
+    no_end = SamplingParams(max_tokens=400, ignore_eos=True)
+    for name, params in (("hostile", ambiguous), ("free", no_end)):
+        bias = msgspec.structs.replace(params, logit_bias={EOS: -100.0})  # neither ends by itself
+        executor.add(TokenRequest(request_id=name, token_ids=[1], params=bias))
+    told: list[TokenChunk | RequestFailed] = []
+    while executor.has_work:
+        told += executor.step()
+    (failed,) = (one for one in told if isinstance(one, RequestFailed))
+    assert (failed.request_id, failed.code) == ("hostile", RequestError.code)
+    assert "too long" in failed.message
+    chunks = [one for one in told if isinstance(one, TokenChunk)]
+    assert {one.finish_reason for one in chunks if one.request_id == "hostile"} == {None}
+    assert sum(one.request_id == "free" for one in chunks) == 400
+    assert told.index(failed) > max(
+        i for i, one in enumerate(told) if one.request_id == "hostile" and one is not failed
+    )
+    assert executor.stats().pages_held == 0
+
+
 def test_an_abort_while_compiling_ends_every_sequence(grammars: GrammarCompiler) -> None:
     executor = Executor(program(), LIMITS, [EOS], grammars=grammars)
     executor.add(
@@ -219,6 +248,7 @@ def test_an_abort_while_compiling_ends_every_sequence(grammars: GrammarCompiler)
 def test_attack_15_the_cache_of_grammars_is_bounded_and_used(
     grammars: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    wait(grammars._cache.values())  # what other tests left unfinished is not forgotten
     monkeypatch.setattr(compiler_module, "MAX_CACHED", 4)
     llm = make_llm(grammars)
     for i in range(8):
@@ -238,3 +268,20 @@ def test_a_compile_process_that_dies_is_started_again(grammars: GrammarCompiler)
     process.wait()
     (found,) = write(make_llm(grammars), Grammar(kind="regex", text="born again"))
     assert found.text == "born again"
+
+
+def test_a_warm_compiler_waits_for_nothing_and_leaves_nothing() -> None:
+    compiler = GrammarCompiler(TOKENIZER.vocabulary())
+    compiler.warm()
+    deadline = time.monotonic() + 120
+    while compiler._process._process is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process = compiler._process._process
+    constraint = compiler.compile(Grammar(kind="regex", text="warm")).result(120)
+    assert constraint.begin().accept(TOKENIZER.encode("w")[0])
+    assert compiler._process._process is process  # the one that was started before anybody asked
+    compiler.close()
+    assert process.poll() is not None
+    with pytest.raises(IngotError, match="closed"):
+        compiler._process.start()

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
-from tests.fakes import FakeProgram, generate_alone, logprobs_of
+from tests.fakes import FakeProgram, generate_alone, logprobs_of, vector_of
 
 from ingot.manifest import Limits
+from ingot.runtime.embed_stream import NO_TOKENS
 from ingot.runtime.executor import Executor
 from ingot.runtime.messages import RequestFailed, TokenChunk, TokenRequest
 from ingot.runtime.params import SamplingParams
@@ -75,10 +76,18 @@ class Histories(RuleBasedStateMachine):
         params=PARAMS,
         salt=st.sampled_from([None, None, "other"]),
         priority=st.sampled_from([0, 0, 1, -1]),
+        pooling=st.sampled_from([None, None, None, "last", "mean"]),
     )
-    def add(self, prompt: list[int], params: SamplingParams, salt: str | None, priority: int) -> None:
+    def add(
+        self, prompt: list[int], params: SamplingParams, salt: str | None, priority: int, pooling: str | None
+    ) -> None:
         request = TokenRequest(
-            request_id=str(len(self.requests)), token_ids=prompt, params=params, cache_salt=salt, priority=priority
+            request_id=str(len(self.requests)),
+            token_ids=prompt,
+            params=params if pooling is None else NO_TOKENS,
+            cache_salt=salt,
+            priority=priority,
+            pooling=pooling,
         )
         self.requests[request.request_id] = request
         self.executor.add(request)
@@ -115,6 +124,9 @@ class Histories(RuleBasedStateMachine):
     def take_chunk(self, told: TokenChunk) -> None:
         key = (told.request_id, told.index)
         assert key not in self.ended, "something follows the end"
+        if self.requests[told.request_id].pooling is not None:
+            self.take_vector(told)
+            return
         params = self.requests[told.request_id].params
         first = not self.texts[key]
         self.texts[key] += told.token_ids
@@ -130,6 +142,15 @@ class Histories(RuleBasedStateMachine):
             assert told.prompt_logprobs == [None, *map(logprobs_of, prompt[1:])]
         else:
             assert told.prompt_logprobs is None
+
+    def take_vector(self, told: TokenChunk) -> None:
+        request = self.requests[told.request_id]
+        assert told.finish_reason == ("stop" if told.vector else "abort")
+        self.ended[(told.request_id, told.index)] = told.finish_reason or ""
+        if told.vector is None:
+            assert (told.request_id, told.index) in self.aborted
+        else:  # every token was read, whatever was cached, shared or preempted
+            assert told.vector == vector_of(request.token_ids, request.pooling or "")
 
     def teardown(self) -> None:
         if not hasattr(self, "executor"):
@@ -148,6 +169,9 @@ class Histories(RuleBasedStateMachine):
 
     def compare_with_alone(self, request: TokenRequest, index: int) -> None:
         key = (request.request_id, index)
+        if request.pooling is not None:
+            assert key in self.ended
+            return
         alone, reason = generate_alone(
             request.token_ids,
             request.params,

@@ -222,6 +222,8 @@ def test_a_constrained_sequence_waits_for_its_token_and_others_do_not() -> None:
 class Anything:
     """A constraint that allows every token."""
 
+    overdue = False
+
     def begin(self) -> Anything:
         return self
 

@@ -11,10 +11,13 @@ import torch
 from tests.builder.onnx.random_engine import config, write_engine
 
 from ingot.builder.onnx import EngineWeights, build_graph, weight_files
-from ingot.builder.tensorrt import rtx
+from ingot.builder.tensorrt import process
 from ingot.builder.tensorrt.log import layers
-from ingot.builder.tensorrt.rtx import Bounds, build_piece, compile_rtx, dynamic_sizes
+from ingot.builder.tensorrt.process import Bounds, build_piece
+from ingot.builder.tensorrt.profiles import rtx_profiles
+from ingot.builder.tensorrt.rtx import compile_rtx
 from ingot.builder.tensorrt.segments import Piece, cut, pieces
+from ingot.builder.tensorrt.worker import PlanOrder
 from ingot.errors import CapacityError, EngineError, RecipeError
 from ingot.manifest import Limits
 from ingot.network.config import ModelConfig
@@ -37,6 +40,10 @@ def compiled(
     write_engine(folder, model, scheme, dtype=getattr(torch, dtype), static_inputs=static)
     weights = EngineWeights(weight_files(folder / "weights"))
     return compile_rtx(weights, model, folder, limits=LIMITS, dtype=dtype, sms=sms)
+
+
+def order(sm: int) -> PlanOrder:
+    return PlanOrder(title="TensorRT-RTX", package="tensorrt_rtx", profiles=list(rtx_profiles(LIMITS)), sms=[sm])
 
 
 def one_piece(folder: Path, scheme: Scheme) -> Piece:
@@ -110,8 +117,8 @@ def test_what_a_gpu_lacks_is_refused_before_building(
 @pytest.mark.parametrize(("scheme", "sm", "word"), [(Scheme.FP8, 80, "fp8_e4m3"), (Scheme.NVFP4, 89, "fp4_e2m1")])
 def test_the_library_refuses_the_same(scheme: Scheme, sm: int, word: str, tmp_path: Path) -> None:
     piece = one_piece(tmp_path, scheme)
-    with pytest.raises(EngineError, match=f"refused segment_0: .*sm{sm}.*{word}"):
-        build_piece(piece, tmp_path, sms=[sm], sizes=dynamic_sizes(LIMITS), bounds=Bounds())
+    with pytest.raises(EngineError, match=f"TensorRT-RTX at segment_0 refused: .*sm{sm}.*{word}"):
+        build_piece(piece, tmp_path, order(sm), Bounds())
 
 
 @pytest.mark.parametrize(
@@ -120,12 +127,12 @@ def test_the_library_refuses_the_same(scheme: Scheme, sm: int, word: str, tmp_pa
 def test_a_worker_past_its_bounds_is_ended(bounds: Bounds, match: str, tmp_path: Path) -> None:
     start = time.monotonic()
     with pytest.raises(CapacityError, match=match):
-        build_piece(one_piece(tmp_path, Scheme.FP8), tmp_path, sms=[89], sizes=dynamic_sizes(LIMITS), bounds=bounds)
+        build_piece(one_piece(tmp_path, Scheme.FP8), tmp_path, order(89), bounds)
     assert time.monotonic() - start < 30
     assert not list(tmp_path.glob(".onnx-*"))
 
 
 def test_an_abort_inside_the_library_is_an_error_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rtx, "WORKER", "tests.builder.tensorrt.aborting_worker")
-    with pytest.raises(EngineError, match="died with exit code -6 at segment_0"):
-        build_piece(one_piece(tmp_path, Scheme.FP8), tmp_path, sms=[89], sizes=dynamic_sizes(LIMITS), bounds=Bounds())
+    monkeypatch.setattr(process, "WORKER", "tests.builder.tensorrt.aborting_worker")
+    with pytest.raises(EngineError, match="at segment_0 died with exit code -6"):
+        build_piece(one_piece(tmp_path, Scheme.FP8), tmp_path, order(89), Bounds())

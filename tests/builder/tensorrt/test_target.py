@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from safetensors.torch import load_file
 
 from ingot.builder.build import build_engine
 from ingot.builder.progress import Reporter
 from ingot.builder.recipe import Recipe
-from ingot.errors import RecipeError
+from ingot.builder.reverify import verify_engine
+from ingot.errors import EngineError, RecipeError
 from ingot.manifest import check_files, read_manifest
 from ingot.plans import read_plans
 
@@ -21,6 +23,7 @@ def test_an_engine_of_plans(llama: Path, tmp_path: Path) -> None:
         model=str(llama),
         out=str(tmp_path / "engine"),
         quant="fp8-dynamic",
+        kv="fp8",
         target="tensorrt-rtx",
         sm="120,89",
         max_num_batched_tokens=64,
@@ -37,6 +40,10 @@ def test_an_engine_of_plans(llama: Path, tmp_path: Path) -> None:
     assert manifest.memory["contexts"] > 0
     assert "--target tensorrt-rtx --sm 120,89" in manifest.rebuild
     assert {"plan/segment_1.plan", "plan/segment_1.log", "plan/segments.json"} < manifest.files.keys()
+    beside = [name for path in (engine / "weights").glob("*.safetensors") for name in load_file(path)]
+    assert beside == ["layers.0.kv_scale", "layers.1.kv_scale"], "the rest is in the plans, once"
+    with pytest.raises(EngineError, match=r"inside compiled plans.* --files-only"):
+        verify_engine(engine, manifest, model=None, reporter=Reporter.silent())
     shown = console.export_text()
     assert "plans for SM 8.9, 12.0" in shown
     assert "4 fp8" in shown
@@ -51,6 +58,7 @@ def test_an_engine_of_plans(llama: Path, tmp_path: Path) -> None:
         ({"target": "tensorrt-rtx", "sm": "90"}, r"does not build for SM 9\.0"),
         ({"target": "tensorrt-rtx", "sm": "80,89", "quant": "fp8"}, r"fp8 needs SM 8\.9"),
         ({"target": "tensorrt-rtx", "sm": "89", "quant": "nvfp4"}, r"nvfp4 needs SM 12\.0"),
+        ({"target": "tensorrt-rtx", "sm": "86,89", "kv": "fp8"}, r"An fp8 KV cache needs SM 8\.9"),
     ],
 )
 def test_a_recipe_it_cannot_build_is_refused_at_once(

@@ -1,0 +1,75 @@
+"""vLLM's side of a comparison, in vLLM's own process: one JSON line per workload, the first after its start.
+
+    PYTHONPATH=VLLM_SITE python benchmarks/vllm_offline.py MODE --model DIR --workloads ISL/OSLxN,...
+
+Imports vLLM, numpy and the standard library alone. Random weights, token ids in and out, greedy, EOS ignored, prefix cache
+off; everything else is vLLM's own default. benchmarks/versus_vllm.py runs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+
+MODES = {"bf16": {}, "fp8": {"quantization": "fp8"}, "fp8kv": {"quantization": "fp8", "kv_cache_dtype": "fp8"}}
+WARM_OSL, WARM_REQUESTS = 8, 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("mode", choices=sorted(MODES))
+    parser.add_argument("--model", required=True, help="a folder with a config.json")
+    parser.add_argument("--workloads", required=True)
+    parser.add_argument("--max-model-len", type=int, default=8192)
+    parser.add_argument("--memory-share", type=float, default=0.9)
+    args = parser.parse_args()
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.update(VLLM_NO_USAGE_STATS="1", HF_HUB_OFFLINE="1")
+
+    import numpy as np
+    import vllm
+
+    begin = time.perf_counter()
+    llm = vllm.LLM(
+        model=args.model,
+        skip_tokenizer_init=True,
+        load_format="dummy",
+        dtype="bfloat16",
+        max_model_len=args.max_model_len,
+        gpu_memory_utilization=args.memory_share,
+        enable_prefix_caching=False,
+        disable_log_stats=True,
+        **MODES[args.mode],
+    )
+    startup = time.perf_counter() - begin
+    engine = f"vllm-{vllm.__version__}"
+    print(json.dumps({"engine": engine, "mode": args.mode, "startup_s": round(startup, 1)}), flush=True)
+    with open(os.path.join(args.model, "config.json")) as file:
+        vocab_size = json.load(file)["vocab_size"]
+    rng = np.random.default_rng(0)
+
+    def generate(isl: int, osl: int, count: int) -> tuple[float, int]:
+        prompts = [{"prompt_token_ids": rng.integers(10, vocab_size, isl).tolist()} for _ in range(count)]
+        params = vllm.SamplingParams(temperature=0.0, max_tokens=osl, ignore_eos=True, detokenize=False)
+        begin = time.perf_counter()
+        outputs = llm.generate(prompts, params, use_tqdm=False)
+        return time.perf_counter() - begin, sum(len(one.outputs[0].token_ids) for one in outputs)
+
+    workloads = []
+    for workload in args.workloads.split(","):
+        lengths, count = workload.split("x")
+        isl, osl = map(int, lengths.split("/"))
+        workloads.append((isl, osl, int(count)))
+    for isl, osl, count in workloads:  # the warm-up that `ingot bench offline` makes
+        generate(isl, min(osl, WARM_OSL), min(count, WARM_REQUESTS))
+    for isl, osl, count in workloads:
+        seconds, produced = generate(isl, osl, count)
+        line = {"engine": engine, "mode": args.mode, "isl": isl, "osl": osl, "requests": count, "seconds": round(seconds, 3),
+                "output_tok_s": round(produced / seconds, 1), "startup_s": round(startup, 1)}  # fmt: skip
+        print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()

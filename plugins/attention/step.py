@@ -1,0 +1,33 @@
+"""Attention of one step on the GPU: sequences that decode by one kernel, prompts by the other. Knows no layers, no weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ingot.network.ops import Batch
+from ingot.plugins.attention.launch import DecodeChoice, Paged, PrefillChoice, Tiles, Workspace, decode, prefill
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CudaBatch(Batch[Tensor]):
+    """A batch whose first `num_decodes` sequences have one token each; the rest are prompts, covered by `tiles`."""
+
+    rows: Tensor | None = None  # (S,) int32: each sequence's row of page_table; None: in order
+    num_decodes: int = 0
+    decode_choice: DecodeChoice | None = None
+    tiles: Tiles | None = None
+    all_rows: bool = False  # a decode step: logit_rows is every row, in order
+
+
+def attend(
+    q: Tensor, paged: Paged, step: CudaBatch, out: Tensor, work: Workspace, choice: PrefillChoice | None = None
+) -> None:
+    """q, out (T, H, D); the cache already holds the step's keys and values. `choice`: how prompts are read."""
+    if step.num_decodes:
+        assert step.decode_choice is not None
+        n = step.num_decodes
+        decode(q[:n], paged, out[:n], work, step.decode_choice)
+    if step.tiles is not None:
+        prefill(q, paged, step.query_starts, step.tiles, out, choice)

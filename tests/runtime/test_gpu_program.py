@@ -1,0 +1,89 @@
+"""The program that every GPU target shares, over the cuda target's kernels, on host memory: its tokens are the cpu target's."""
+
+from __future__ import annotations
+
+import random
+from array import array
+from dataclasses import replace
+
+import pytest
+import torch
+from tests.builder.onnx.random_engine import config
+from tests.runtime.hand_driver import HandDriver, Request, Text
+from tests.runtime.host_cuda import HostCuda, host_cuda
+
+from ingot.manifest import Limits
+from ingot.network.weights import Scheme
+from ingot.plugins.random_weights import random_weights
+from ingot.runtime.embed_stream import NO_TOKENS
+from ingot.runtime.executor import Executor
+from ingot.runtime.messages import TokenChunk, TokenRequest
+from ingot.runtime.params import SamplingParams
+from ingot.runtime.plan import Program
+from ingot.runtime.programs.cpu import CpuProgram
+from ingot.runtime.programs.cuda import cuda_program
+
+__all__ = ["host_cuda"]
+# Rows that pad a bucket hold whatever memory held: NumPy, which the interpreter computes with, says where that overflows.
+pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
+
+LIMITS = Limits(max_model_len=64, max_num_seqs=3, max_num_batched_tokens=16, page_size=4, num_pages=60)
+RANDOM = SamplingParams(temperature=0.8, top_p=0.9, seed=3, logprobs=1, prompt_logprobs=0)
+
+
+def requests() -> list[Request]:
+    """Prompts of several steps and of one, two with a common start, one that samples and asks for log-probabilities."""
+    rng = random.Random(5)
+    shared = [rng.randrange(96) for _ in range(9)]
+    prompts = [[*shared, 5, 6], [9], [rng.randrange(96) for _ in range(21)], [*shared, 7]]
+    found = [Request(prompt, 6, prefix_of=0 if i == 3 else None) for i, prompt in enumerate(prompts)]
+    return [*found, Request([3, 1, 4, 1, 5], 5, params=RANDOM, seed=11)]
+
+
+def texts(program: Program) -> list[Text]:
+    return HandDriver(program, chunk=5, feed=program.steps_ahead > 0).run(requests())
+
+
+def assert_same(found: list[Text], expected: list[Text]) -> None:
+    assert [text.tokens for text in found] == [text.tokens for text in expected]
+    scores = [[entry.logprob for entry in text.prompt_logprobs] for text in (found[-1], expected[-1])]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+
+
+def test_tokens_are_the_cpu_targets(host_cuda: HostCuda) -> None:
+    model = replace(config("qwen3", layers=1), windows=(6,))
+    weights = random_weights(model, Scheme.NONE, torch.float32, torch.device("cpu"))
+    program = cuda_program(model, weights, LIMITS, dtype=torch.float32)
+    found = texts(program)
+    assert len(host_cuda.error_modes) == 4, "buckets 1, 2 and 3; 3 once more to see what it takes"
+    assert host_cuda.replays >= 5
+    assert_same(found, texts(CpuProgram(model, weights, LIMITS, dtype=torch.float32)))
+
+
+def vectors(program: Program) -> dict[str, list[float]]:
+    """Of prompts of several steps and of one, beside texts that decode."""
+    executor = Executor(program, LIMITS, [])
+    for i, request in enumerate(requests()):
+        executor.add(TokenRequest(request_id=f"text{i}", token_ids=request.prompt, params=SamplingParams(max_tokens=4)))
+        for pooling in ("mean", "last"):
+            asked = TokenRequest(
+                request_id=f"{pooling}{i}", token_ids=request.prompt, params=NO_TOKENS, pooling=pooling
+            )
+            executor.add(asked)
+    found: dict[str, list[float]] = {}
+    while executor.has_work:
+        for told in executor.step():
+            assert isinstance(told, TokenChunk)
+            if told.vector is not None:
+                found[told.request_id] = array("f", told.vector).tolist()
+    assert len(found) == 2 * len(requests())
+    return found
+
+
+def test_vectors_are_the_cpu_targets(host_cuda: HostCuda) -> None:
+    model = replace(config("qwen3"), windows=(0, 6))
+    weights = random_weights(model, Scheme.NONE, torch.float32, torch.device("cpu"))
+    found = vectors(cuda_program(model, weights, LIMITS, dtype=torch.float32))
+    assert host_cuda.replays, "texts decode in graphs between the steps that pool"
+    for name, vector in vectors(CpuProgram(model, weights, LIMITS, dtype=torch.float32)).items():
+        assert found[name] == pytest.approx(vector, abs=1e-4), name
