@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ingot.runtime.draw import finite
 from ingot.runtime.plan import Arrival, Slice, TokenMatcher
+from ingot.runtime.transfer import put
 
 FORBIDDEN = float("-inf")
 LEAST_ALLOWED = -1e29  # an allowed token that nothing else wants still beats every forbidden one, at any temperature
@@ -80,7 +81,7 @@ class RowConstraints:
         forbidden = self._spread(~masks)[:, : self._vocab_size]
         if len(found) == len(rows):
             return finite(logits).clamp_min_(LEAST_ALLOWED).masked_fill_(forbidden, FORBIDDEN)
-        chosen = torch.tensor(list(found), device=self._device)
+        chosen = put(np.array(list(found), np.int64), self._device)
         part = finite(logits[chosen]).clamp_min_(LEAST_ALLOWED).masked_fill_(forbidden, FORBIDDEN)
         return logits.index_copy(0, chosen, part)
 
@@ -89,7 +90,7 @@ class RowConstraints:
         if self._device.type == "cpu":
             bits = np.unpackbits(masks.numpy().view(np.uint8), axis=1, bitorder="little")
             return torch.from_numpy(bits).view(torch.bool)
-        packed = masks.to(self._device).view(torch.uint8)
+        packed = put(masks, self._device).view(torch.uint8)
         return (packed.unsqueeze(-1) >> self._bits & 1).bool().flatten(1)
 
     def _accept(self, follower: Follower, token: int) -> None:
