@@ -1,7 +1,7 @@
 """One attempt of one request, whatever carries it: what it said, in order, and what its silence asks for.
 
 A stream is never cut while it may be finishing: Triton leaks the model, or falls, when it is. To stop early, an AbortCall
-follows the request down the same stream, and both are read to their end. Pure decisions: opens no connection, waits for
+follows the request, and both are read to their end. Pure decisions: opens no connection, waits for
 nothing; stream_sync.py and link.py do what due() says.
 """
 

@@ -25,7 +25,7 @@ from ingot.runtime.request import EmbedRequest, GenerateRequest
 
 
 class AsyncClient:
-    """One connection and one stream, shared by everything that is asked. Make and use it on one event loop."""
+    """One connection, and one link, shared by everything that is asked. Make and use it on one event loop."""
 
     def __init__(self, address: str = "localhost:8001", options: ClientOptions | None = None) -> None:
         self.address = address

@@ -1,29 +1,30 @@
-"""One gRPC stream that many requests share, for asyncio. Does what their Exchanges decide: client/exchange.py says why.
+"""What many requests share, for asyncio: streams that stay open. Does what their Exchanges decide: client/exchange.py says why.
 
-A stream and a message for each token cost Triton and its clients more CPU than the tokens themselves. So requests go down
-one stream, and name it, and the model answers all of them together; what is said to whom is in the reply's parts.
+A message for each token costs Triton and its clients more CPU than the token itself. So requests name their link, and the
+model says what it has for all of them in one message down any one's stream; what is said to whom is in the reply's parts.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
-from functools import partial
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import grpc
-import grpc.aio
 import msgspec
 
 from ingot.client import grpc_wire as wire
 from ingot.client.exchange import QUIET_SECONDS, Due, Exchange
+from ingot.client.lane import Lane
 from ingot.errors import ExecutorDiedError, IngotError, UnavailableError
 from ingot.runtime.calls import Generate, Reply
 
 TICK_SECONDS = 0.05
+
+logger = logging.getLogger(__name__)
 
 Probe = Callable[[str, str], Awaitable[object]]
 
@@ -42,21 +43,20 @@ class Link:
     """Takes requests until it is `retired`, and then ends by itself when the last of them has."""
 
     def __init__(self, stub: Any, probe: Probe, *, drain: float) -> None:
-        """`probe(model, version)` asks the model anything and raises what it hears. `drain`: seconds that the stream
-        may take to end before it is cut."""
+        """`probe(model, version)` asks the model anything and raises what it hears. `drain`: seconds that the streams
+        may take to end before they are cut."""
         self.id = uuid.uuid4().hex  # the model hands what it says of a link to whoever names it
         self.retired = False
         self._probe = probe
         self._drain = drain
         self._open: dict[str, tuple[Exchange, Listener]] = {}
-        self._outgoing: asyncio.Queue[Any] = asyncio.Queue()
+        self._stub = stub
+        self._lanes: list[Lane] = []
+        self._idle: list[Lane] = []
         self._probes: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._newest: dict[str, str] = {}  # the version that last answered a request which named none, by model
         self._mute = False  # whether a request was given up that may never end
         self._busy = asyncio.Event()
-        self._call = stub.ModelStreamInfer(self._requests())
-        # gRPC cuts a stream whose reading task is cancelled, so nobody else's task reads it.
-        self._reader = asyncio.create_task(self._read(), name="ingot link")
         self._watcher = asyncio.create_task(self._watch(), name="ingot link watch")
         self._closer: asyncio.Task[None] | None = None
 
@@ -73,14 +73,14 @@ class Link:
         call = exchange.call
         if isinstance(call, Generate):
             call = msgspec.structs.replace(call, link=self.id)
-        self._outgoing.put_nowait(wire.infer_request(exchange.model, exchange.version, call, exchange.id))
+        self._send(wire.infer_request(exchange.model, exchange.version, call, exchange.id))
         self._busy.set()
 
     def heed(self, exchange: Exchange) -> None:
         """Does what is due."""
         due = exchange.due(time.monotonic())
         if due is Due.ABORT:
-            self._outgoing.put_nowait(wire.abort_request(exchange.model, exchange.version, exchange.id))
+            self._send(wire.abort_request(exchange.model, exchange.version, exchange.id))
         elif due is Due.GIVE_UP:
             self._give_up([exchange])
         elif due is Due.PROBE and (exchange.model, exchange.version) not in self._probes:
@@ -94,34 +94,34 @@ class Link:
             self._closer = asyncio.create_task(self._finish(), name="ingot link end")
 
     async def close(self) -> None:
-        """Ends the stream. What is still open ends with an error."""
+        """Ends the streams. What is still open ends with an error."""
         self.retire()
         if self._closer is None:
             self._mute = True
             self._closer = asyncio.create_task(self._finish(), name="ingot link end")
         await self._closer
 
-    async def _requests(self) -> AsyncIterator[Any]:
-        # Triton keeps a stream's first request, and with it its model, until the stream ends: let it be one of no model.
-        yield wire.no_request()
-        while (message := await self._outgoing.get()) is not None:
-            yield message
+    def _send(self, request: Any) -> None:
+        """Down a lane that is free, or a new one."""
+        lane = self._idle.pop() if self._idle else self._new_lane()
+        lane.send(request)
 
-    async def _read(self) -> None:
-        end = ended
-        try:
-            async for message in self._call:
-                self._take(message)
-        except grpc.RpcError as error:
-            end = partial(wire.error_of_rpc, error)
-        except asyncio.CancelledError:
-            if not self._call.cancelled():
-                raise
-        finally:
-            self.retired = True
-            for exchange, _ in list(self._open.values()):
-                exchange.fail(end(exchange.model))
-                self._settle(exchange)
+    def _new_lane(self) -> Lane:
+        lane = Lane(self._stub, self._take, self._idle.append)
+        lane.reader.add_done_callback(self._ended)
+        self._lanes.append(lane)
+        return lane
+
+    def _ended(self, reader: asyncio.Task[None]) -> None:
+        """A stream's end is the link's: what the model said to others may have been on it."""
+        self.retired = True
+        failure = None if reader.cancelled() else reader.exception()
+        if failure is not None and not isinstance(failure, grpc.RpcError):
+            logger.error("a link broke", exc_info=failure)
+        for exchange, _ in list(self._open.values()):
+            rpc = isinstance(failure, grpc.RpcError)
+            exchange.fail(wire.error_of_rpc(failure, exchange.model) if rpc else ended(exchange.model))
+            self._settle(exchange)
 
     def _take(self, message: Any) -> None:
         response = message.infer_response
@@ -160,7 +160,7 @@ class Link:
                 self.retire()
 
     def _give_up(self, exchanges: list[Exchange]) -> None:
-        """Their own ends will not come: once the others have ended, the stream is cut."""
+        """Their own ends will not come: once the others have ended, the streams are cut."""
         self._mute = self.retired = True
         for exchange in exchanges:
             self._settle(exchange)
@@ -204,16 +204,16 @@ class Link:
 
     async def _finish(self) -> None:
         self._watcher.cancel()
-        self._outgoing.put_nowait(None)
-        if not self._mute:
-            await asyncio.wait([self._reader], timeout=self._drain)
-        self._call.cancel()
-        tasks = [self._reader, self._watcher, *self._probes.values()]
-        for task in tasks[1:]:
+        readers = [lane.reader for lane in self._lanes]
+        for lane in self._lanes:
+            lane.finish()
+        if readers and not self._mute:
+            await asyncio.wait(readers, timeout=self._drain)
+        for lane in self._lanes:
+            lane.cut()
+        for task in (tasks := [self._watcher, *self._probes.values()]):
             task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*readers, *tasks, return_exceptions=True)
 
 
 def ended(model: str) -> IngotError:

@@ -27,7 +27,7 @@ from ingot.runtime.request import Chunk, EmbedRequest, GenerateRequest, Prompt
 
 LOOK_SECONDS = 1.0  # between two looks at every model
 ABORT_SECONDS = 1.0  # for aborted requests to end when the server stops
-
+FORGET_SECONDS = 10.0  # after which an unloaded model is no longer one of ours
 SETTLE_LOOKS = 2  # good ones in a row after a bad one: a Triton whose model has died may itself fall shortly after
 # The time belongs to who asks through us; what was not begun waits for a restart of the server or a model.
 SERVING = ClientOptions(timeout=3600.0, outage=30.0)
@@ -56,6 +56,7 @@ class TritonBackend:
         self._routes = Routes(options.routes)
         self._client: AsyncClient | None = None
         self._found: dict[str, Description | IngotError] = {}  # by name, as of the last look
+        self._seen: dict[str, float] = {}  # models that were listed, and when they last were
         self._unsettled = 0  # good looks until health is believed
         self._metrics: dict[str, Metrics] = {}
         self._flights: dict[str, AsyncStream] = {}
@@ -194,8 +195,13 @@ class TritonBackend:
     async def _served(self) -> list[str]:
         if self._options.models:
             return list(self._options.models)
-        rows = await self._ready_client().models()
-        return sorted({row.name for row in rows if row.state})  # an empty state: never loaded
+        rows = [row for row in await self._ready_client().models() if row.state]  # an empty state: never loaded
+        here = {row.name for row in rows if row.reason != "unloaded"}
+        now = time.monotonic()
+        self._seen |= dict.fromkeys(here, now)
+        # What is loaded again was unloaded for a moment: it is away, not unknown.
+        self._seen = {name: at for name, at in self._seen.items() if now < at + FORGET_SECONDS}
+        return sorted(self._seen)
 
     async def _describe(self, name: str) -> Description | IngotError:
         try:

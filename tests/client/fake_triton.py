@@ -6,6 +6,7 @@ import contextlib
 import queue
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -31,6 +32,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         self.fail_after = 0
         self.endless = self.deaf = self.dead = False
         self.calls = self.aborts = self.cuts = 0
+        self._aborted: defaultdict[str, threading.Event] = defaultdict(threading.Event)  # aborts may come by any stream
         self._server = grpc.server(ThreadPoolExecutor(32))
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
         here = "localhost:0"
@@ -61,11 +63,10 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
 
     def _take(self, requests: Iterator[Any], outgoing: queue.SimpleQueue[Any], context: grpc.ServicerContext) -> None:
         """Answers the requests of one stream, all at once, until the client has ended its side and has its answers."""
-        aborted: dict[str, threading.Event] = {}
         answering = []
 
         def answer(call: Call, request_id: str) -> None:
-            for message in self._answer(call, request_id, aborted[request_id], context):
+            for message in self._answer(call, request_id, self._aborted[request_id], context):
                 outgoing.put(message)
 
         for request in whole(requests):
@@ -76,9 +77,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
             if isinstance(call, AbortCall):
                 self.aborts += 1
                 if not self.deaf:
-                    aborted[call.request_id].set()
+                    self._aborted[call.request_id].set()
+                    outgoing.put(message(request.id, Reply(), final=True))
                 continue
-            aborted[request.id] = threading.Event()
             answering.append(threading.Thread(target=answer, args=(call, request.id), daemon=True))
             answering[-1].start()
         for thread in answering:
