@@ -61,7 +61,7 @@ class Sampler:
         self._logprobs = np.full(max_num_seqs, -1, np.int64)
         self._free_from = np.zeros(max_num_seqs, np.int64)  # position from which stop tokens may be sampled
         self._seen = SeenTokens(max_num_seqs, vocab_size, self._device)
-        self._constraints = RowConstraints(vocab_size, self._eos, self._device)
+        self._constraints = RowConstraints(max_num_seqs, vocab_size, self._eos, self._device)
 
     def admit(self, arrival: Arrival) -> None:
         """A sequence takes a row; whatever the row held before is gone."""
