@@ -112,8 +112,10 @@ class Sampler:
         found: list[TokenLogprobs | None] = [None] * len(rows)
         wanted = np.flatnonzero(self._logprobs[rows] >= 0)
         if len(wanted):
-            chosen = self._put(wanted)
-            entries = token_logprobs(logits[chosen], tokens[chosen], self._logprobs[rows[wanted]].tolist())
+            if len(wanted) < len(rows):
+                chosen = self._put(wanted)
+                logits, tokens = logits[chosen], tokens[chosen]
+            entries = token_logprobs(logits, tokens, self._logprobs[rows[wanted]].tolist())
             for place, entry in zip(wanted.tolist(), entries, strict=True):
                 found[place] = entry
         return found
