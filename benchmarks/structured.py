@@ -1,7 +1,7 @@
 """What a JSON schema costs, and what a hostile grammar costs the others: python benchmarks/structured.py ENGINE. Last line: JSON.
 
 Two executors, one with the schema, take turns of a few steps at equal lengths of text, so that a machine that is slow for a
-while is slow for both; the median of these pairs counts, and their quartiles are told. All streams draw at temperature 1 and
+while is slow for both, and change roles every round; the median of these pairs counts, and their quartiles are told. All streams draw at temperature 1 and
 write as many tokens. CPU time is the step thread's, which does all the work of a step, a grammar's included.
 """
 
@@ -107,20 +107,15 @@ def run(bench: Bench, streams: int, tokens: int, grammars: list[Grammar | None])
     return found
 
 
-def schema_cost(free: Bench, guided: Bench, streams: int, tokens: int, rounds: int) -> tuple[list[float], float]:
+def schema_cost(benches: list[Bench], streams: int, tokens: int, rounds: int) -> tuple[list[float], float]:
     """Of each pair of turns, CPU seconds beside those of free text, as a share; and tokens per CPU second with the schema."""
     shares, rates = [], []
     schema = order_schema()
-    run(guided, streams, 4, [schema])  # compiles it
-    for _ in range(rounds):
-        sides = [(free, begin(free, streams, tokens, [None])), (guided, begin(guided, streams, tokens, [schema]))]
-        while any(bench.executor.has_work for bench, _ in sides):
-            for bench, found in sides:
-                for _ in range(TURN):
-                    if bench.executor.has_work:
-                        step(bench, found)
-            sides.reverse()
-        plain, structured = (found for _, found in sorted(sides, key=lambda side: side[0] is guided))
+    run(benches[0], streams, 4, [schema])  # compiles it
+    for number in range(rounds):
+        free, guided = benches if number % 2 == 0 else reversed(benches)
+        plain, structured = begin(free, streams, tokens, [None]), begin(guided, streams, tokens, [schema])
+        take_turns([(free, plain), (guided, structured)])
         if plain.tokens != structured.tokens:
             raise click.ClickException(f"{sum(structured.tokens)} tokens with the schema, {sum(plain.tokens)} without.")
         for at in range(TURN, tokens - TURN + 1, TURN):  # without the first, which read the prompts
@@ -130,51 +125,61 @@ def schema_cost(free: Bench, guided: Bench, streams: int, tokens: int, rounds: i
     return shares, median(rates)
 
 
+def take_turns(sides: list[tuple[Bench, Run]]) -> None:
+    """To the end of both, in the order A B B A."""
+    while any(bench.executor.has_work for bench, _ in sides):
+        for bench, found in sides:
+            for _ in range(TURN):
+                if bench.executor.has_work:
+                    step(bench, found)
+        sides.reverse()
+
+
 def held_up(bench: Bench, streams: int, tokens: int, hostile: list[Grammar]) -> float:
-    """How many steps the longest step was longer beside a hostile grammar, in steps of the median: median of the pairs."""
-    pairs = []
-    for grammar in hostile:
-        alone = run(bench, streams, tokens, [None])
-        beside = run(bench, streams + 1, tokens, [grammar, None])
-        if len(beside.refused) != 1:
-            raise click.ClickException("The hostile grammar was not refused.")
-        pairs.append((longest(beside.steps) - longest(alone.steps)) / median(alone.steps))
-    return median(pairs)
+    """How many steps the longest step is longer beside a hostile grammar, in steps of the median. Medians of runs: any
+    run's longest step may be the machine's fault."""
+    alone = [run(bench, streams, tokens, [None]) for _ in hostile]
+    beside = [run(bench, streams + 1, tokens, [grammar, None]) for grammar in hostile]
+    if any(len(found.refused) != 1 for found in beside):
+        raise click.ClickException("A hostile grammar was not refused.")
+    usual = median(seconds for found in alone for seconds in found.steps)
+    return (median(map(longest, beside)) - median(map(longest, alone))) / usual
 
 
-def longest(steps: list[float]) -> float:
+def longest(found: Run) -> float:
     """Without the first, which read all prompts."""
-    return max(steps[2:])
+    return max(found.steps[2:])
 
 
 @click.command()
 @click.argument("engine", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--streams", default=64, show_default=True)
 @click.option("--tokens", default=96, show_default=True, help="That every stream writes.")
-@click.option("--rounds", default=6, show_default=True, help="Runs side by side for the schema's cost.")
+@click.option("--rounds", default=4, show_default=True, help="Runs side by side for the schema's cost.")
 @click.option("--record", is_flag=True, help="Keep the result in benchmarks/results/.")
 def main(engine: Path, streams: int, tokens: int, rounds: int, record: bool) -> None:
     """Times ENGINE writing free text, text that follows a schema, and free text beside hostile grammars."""
     manifest = read_manifest(engine)
     tokenizer = Tokenizer.from_engine(engine)
     grammars = GrammarCompiler(tokenizer.vocabulary())
-    free, guided = (
+    benches = [
         Bench(
             Executor(load_program(engine, manifest), manifest.limits, tokenizer.eos_token_ids, grammars=grammars),
             tokenizer.encode(PROMPT),
             tuple(tokenizer.eos_token_ids),
         )
         for _ in range(2)
-    )
+    ]
     calm_garbage_collection()
-    run(free, streams, 4, [None])
     try:
-        shares, rate = schema_cost(free, guided, streams, tokens, rounds)
-        compiling = held_up(free, streams, 3 * tokens, [costly_to_compile(0)])
-        following = held_up(free, streams, 2 * tokens, [costly_to_follow(i) for i in range(3)])
+        for bench in benches:
+            run(bench, streams, 4, [None])
+        shares, rate = schema_cost(benches, streams, tokens, rounds)
+        compiling = held_up(benches[0], streams, tokens, [costly_to_compile(i) for i in range(3)])
+        following = held_up(benches[0], streams, 2 * tokens, [costly_to_follow(i) for i in range(3)])
     finally:
-        free.executor.close()
-        guided.executor.close()
+        for bench in benches:
+            bench.executor.close()
     low, cost, high = quantiles(shares, n=4)
     table = Table("what", "measured", "bound", title=f"{streams} streams of {tokens} tokens, {manifest.dtype}")
     table.add_row("a JSON schema on every stream, of throughput", f"{cost:.1%} ({low:.1%} to {high:.1%})", "10 %")

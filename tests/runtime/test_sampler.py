@@ -264,9 +264,7 @@ def test_logprobs_of_a_wide_vocabulary_are_exact(width: int, k: int) -> None:
     generator = torch.Generator().manual_seed(width + k)
     logits = (4 * torch.randn(12, width, generator=generator)).round()
     logits[3, 2], logits[4] = float("-inf"), logits[4, 0]
-    tokens = torch.where(
-        torch.arange(12) % 2 == 0, logits.argmax(-1), torch.randint(width, (12,), generator=generator)
-    )
+    tokens = torch.where(torch.arange(12) % 2 == 0, logits.argmax(-1), torch.randint(width, (12,), generator=generator))
     tokens[3] = 2
     logprobs = logits.double().log_softmax(-1)
     for row, found in enumerate(token_logprobs(logits, tokens, [k] * 12)):
