@@ -21,7 +21,7 @@ from ingot.plugins.random_weights import random_linear
 from ingot.plugins.rms_norm.launch import rms_norm
 from ingot.plugins.rope.launch import rope_and_write, rope_table
 from ingot.plugins.sampling.launch import greedy
-from ingot.plugins.silu_mul.launch import silu_mul
+from ingot.plugins.silu_mul.launch import SiluChoice, silu_mul
 from ingot.runtime.bench.ceilings import copy_bandwidth, gemm_rate, seconds
 
 HEADS, KV_HEADS, DIM, PAGE = 32, 8, 128, 32
@@ -144,9 +144,10 @@ def prompt(ceilings: dict[str, float]) -> Iterator[dict[str, object]]:
                 )
             )
             flop = 4 * seqs * HEADS * DIM * (count * length - count * (count - 1) / 2)
+            tiles = ((64, 8, 2), (64, 8, 3), (128, 8, 2), (64, 4, 3), (32, 8, 3))
             for choice in (
-                PrefillChoice(keys=k, warps=w, stages=s)
-                for k, w, s in ((64, 8, 2), (64, 8, 3), (128, 8, 2), (64, 4, 3), (32, 8, 3))
+                PrefillChoice(cuda=True),
+                *(PrefillChoice(keys=k, warps=w, stages=s) for k, w, s in tiles),
             ):
                 call = lambda q=q, paged=paged, starts=starts, at=at, out=out, choice=choice: prefill(
                     q, paged, starts, at, out, choice
@@ -181,6 +182,11 @@ def row_calls(count: int) -> dict[str, tuple[Callable[[], object], int]]:
         "add_norm_fp8": (lambda: rms_norm(x, residual, weight, 1e-5, fp8), count * 4096 * 7),
         "silu_mul_bf16": (lambda: silu_mul(gate_up, None), count * 14336 * 6),
         "silu_mul_fp8": (lambda: silu_mul(gate_up, fp8), count * 14336 * 5),
+        "silu_mul_fp8 fast": (lambda: silu_mul(gate_up, fp8, SiluChoice(fast=True)), count * 14336 * 5),
+        "silu_mul_fp8 fast, 16 warps": (
+            lambda: silu_mul(gate_up, fp8, SiluChoice(fast=True, warps=16)),
+            count * 14336 * 5,
+        ),
         "quantize": (lambda: quantize_rows(x, fp8), count * 4096 * 3),
         "rope": (lambda: rope_and_write(qkv, positions, positions, table, cache, **norms), count * 6144 * 4),
     }

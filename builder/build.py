@@ -34,7 +34,7 @@ from ingot.builder.versions import library_versions
 from ingot.manifest import FORMAT_VERSION, Manifest
 from ingot.network.encoder_config import is_encoder
 
-STAGE_FORMAT = 1  # raised when a stage makes something else of the same inputs
+STAGE_FORMAT = 2  # raised when a stage makes something else of the same inputs
 COMPILER_LIBRARIES = {
     "tensorrt": ("tensorrt", "onnx_ir"),
     "tensorrt-rtx": ("tensorrt_rtx", "onnx_ir"),
@@ -141,8 +141,10 @@ class Build:
 
         job = self.job
         source = job.digest if quantized is job.checkpoint else quantized.folder.name
-        inputs = self.inputs(checkpoint=source, dtype=job.dtype)
-        packer = Packer(checkpoint=quantized, config=job.config, dtype=getattr(torch, job.dtype))
+        inputs = self.inputs(checkpoint=source, dtype=job.dtype, lm_head=job.recipe.lm_head)
+        packer = Packer(
+            checkpoint=quantized, config=job.config, dtype=getattr(torch, job.dtype), lm_head=job.recipe.lm_head
+        )
         with self.reporter.stage("pack", quantized.nbytes) as advance:
             return self.cache.run("pack", inputs, lambda part: pack(packer, part, advance))
 

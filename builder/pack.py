@@ -18,6 +18,7 @@ from ingot.errors import CheckpointError
 from ingot.network.config import ModelConfig
 from ingot.network.names import kv_scale_sources, layer_sources, sources
 from ingot.network.weights import LINEARS, Scheme, linear_shape
+from ingot.plugins.quantize.reference import FP8_MAX, quantize_fp8, row_scale
 
 # Tensors of a checkpoint that an engine derives or ties, so that leaving them unread loses nothing.
 DERIVED = ("rotary_emb.inv_freq",)
@@ -33,6 +34,7 @@ class Packer:
     checkpoint: Checkpoint
     config: ModelConfig
     dtype: torch.dtype
+    lm_head: str = "auto"  # or fp8
     used: set[str] = field(default_factory=set)
 
     def groups(self) -> Iterator[tuple[str, Callable[[], Tensors]]]:
@@ -45,9 +47,13 @@ class Packer:
             yield "lm_head", lambda: self.vectors("lm_head")
 
     def vectors(self, name: str) -> Tensors:
-        """An embedding, a norm or the LM head: never quantized."""
+        """An embedding, a norm or the LM head, which alone is quantized where the recipe asks for it."""
         (module,) = sources(self.config)[name]
-        return {f"{name}.weight": self._plain(f"{module}.weight", expected_shape(self.config, name))}
+        weight = self._plain(f"{module}.weight", expected_shape(self.config, name))
+        if name != "lm_head" or self.lm_head != "fp8":
+            return {f"{name}.weight": weight}
+        scale = row_scale(weight.float(), FP8_MAX)
+        return {f"{name}.weight": quantize_fp8(weight.float(), scale.unsqueeze(1)), f"{name}.weight_scale": scale}
 
     def layer(self, layer: int) -> Tensors:
         """One decoder layer. pre_scales of qkv and gate_up are folded into the norm before, which feeds nothing else."""

@@ -13,6 +13,7 @@ from ingot.errors import RecipeError
 QUANTS = ("none", "fp8", "fp8-dynamic", "int8", "int4", "nvfp4")
 KVS = ("auto", "fp8")
 TARGETS = ("auto", "cpu", "cuda", "tensorrt", "tensorrt-rtx")
+LM_HEADS = ("auto", "fp8")
 POOLINGS = ("auto", "mean", "last", "cls")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -57,6 +58,11 @@ class Recipe:
     quant: str = knob("none", "Weight quantization.", choices=QUANTS)
     kv: str = knob(
         "auto", "KV cache: auto follows the checkpoint, fp8 stores e4m3 with a scale per layer.", choices=KVS
+    )
+    lm_head: str = knob(
+        "auto",
+        "LM head: auto leaves it as the checkpoint has it, fp8 rounds it to e4m3, a scale a row.",
+        choices=LM_HEADS,
     )
     target: str = knob("auto", "What to compile for. auto: cuda where a GPU of SM >= 8.0 is present.", choices=TARGETS)
     sm: str | None = knob(None, "GPUs that the TensorRT targets compile for, as compute capabilities: 89,120.")

@@ -96,6 +96,8 @@ def resolve_decoder(recipe: Recipe, source: Source, checkpoint: Checkpoint) -> J
         check_groups(config, quant)
     if recipe.sm and not target.startswith("tensorrt"):
         raise RecipeError(f"--sm says nothing to target {target}.", mend="Leave it out, or use --target tensorrt-rtx.")
+    if recipe.lm_head == "fp8":
+        check_lm_head(config, target)
     dtype = recipe.dtype if recipe.dtype != "auto" else "float32" if target == "cpu" else config.dtype
     kv = "fp8" if "fp8" in (recipe.kv, declared.kv) else "auto"
     schemes = {Scheme(quant.removesuffix("-dynamic"))}
@@ -114,6 +116,16 @@ def resolve_decoder(recipe: Recipe, source: Source, checkpoint: Checkpoint) -> J
         limits=plan_limits(recipe, config, target=target, kv_dtype=kv_dtype_of(kv, dtype)),
         embedding=embedding_of(recipe, read_sentence_files(source.folder), config, target),
     )
+
+
+def check_lm_head(config: ModelConfig, target: str) -> None:
+    if config.tie_embeddings:
+        raise RecipeError(
+            "--lm-head fp8 would round the embedding too, which this model shares with its LM head.",
+            mend="Leave --lm-head out.",
+        )
+    if target.startswith("tensorrt"):
+        raise RecipeError(f"--lm-head fp8 says nothing to target {target}.", mend="Leave it out, or use --target cuda.")
 
 
 def embedding_of(recipe: Recipe, found: SentenceFiles, config: ModelConfig, target: str) -> Embedding | None:

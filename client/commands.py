@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,12 +12,12 @@ import click
 
 from ingot.client.openai.reasoning import MARKS
 from ingot.client.openai.tool_parsers import NOTATIONS
+from ingot.client.serve_flags import PEM, ServerFlags, serve_options, server_flags
 
 if TYPE_CHECKING:
     from ingot.client.ask_triton import TritonChat
     from ingot.client.backend import Backend
-
-LOG_LEVELS = click.Choice(["debug", "info", "warning", "error"])
+    from ingot.client.grpc_wire import ClientOptions
 
 
 @click.command()
@@ -32,30 +32,15 @@ LOG_LEVELS = click.Choice(["debug", "info", "warning", "error"])
 @click.option(
     "--admin-key", envvar="INGOT_ADMIN_KEY", metavar="KEY", help="Its admin key; needed where no --model is given."
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@click.option("--triton-tls", is_flag=True, help="Connects to it over TLS.")
+@click.option("--triton-ca", type=PEM, help="The authority that signed its certificate; the system's if not given.")
+@click.option("--triton-cert", type=PEM, help="A certificate to show to it, where it asks for one.")
+@click.option("--triton-key", type=PEM, help="That certificate's key.")
 @click.option(
     "--served-model-name", metavar="NAME", help="The model's name in requests; the engine's own if not given."
 )
 @click.option(
-    "--api-key",
-    "api_keys",
-    multiple=True,
-    metavar="KEY",
-    envvar="INGOT_API_KEY",
-    help="Guards every route; repeatable.",
-)
-@click.option("--api-key-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Keys, one a line.")
-@click.option("--open-health", is_flag=True, help="Lets /health and /ping answer without a key.")
-@click.option(
     "--max-queue", default=1024, show_default=True, type=click.IntRange(0), help="Sequences that may wait before 429."
-)
-@click.option(
-    "--drain-seconds",
-    default=30.0,
-    show_default=True,
-    type=click.FloatRange(0),
-    help="For running requests on SIGTERM.",
 )
 @click.option(
     "--tool-call-parser",
@@ -71,7 +56,6 @@ LOG_LEVELS = click.Choice(["debug", "info", "warning", "error"])
     help="auto: the checkpoint's generation_config.json samples where a request does not say how.",
 )
 @click.option("--reasoning-parser", type=click.Choice(sorted(MARKS)), help="How the model marks its thoughts.")
-@click.option("--max-body-mib", default=32, show_default=True, type=click.IntRange(1), help="Largest request body.")
 @click.option("--batch-dir", type=click.Path(path_type=Path, file_okay=False), help="Keeps /v1/files and /v1/batches.")
 @click.option(
     "--batch-concurrency",
@@ -80,63 +64,43 @@ LOG_LEVELS = click.Choice(["debug", "info", "warning", "error"])
     type=click.IntRange(1, 1024),
     help="Requests of batches at once; keep it below the engine's --max-num-seqs.",
 )
-@click.option("--log-level", default="info", show_default=True, type=LOG_LEVELS, help="What is logged, to stderr.")
+@server_flags
 def serve(
     engine: Path | None,
     triton: str | None,
     models: tuple[str, ...],
     routes: Path | None,
     admin_key: str | None,
-    host: str,
-    port: int,
+    triton_tls: bool,
+    triton_ca: Path | None,
+    triton_cert: Path | None,
+    triton_key: Path | None,
     served_model_name: str | None,
-    api_keys: tuple[str, ...],
-    api_key_file: Path | None,
-    open_health: bool,
     max_queue: int,
-    drain_seconds: float,
     tool_parser: str | None,
     generation_config: str,
     reasoning_parser: str | None,
-    max_body_mib: int,
     batch_dir: Path | None,
     batch_concurrency: int,
-    log_level: str,
+    server: ServerFlags,
 ) -> None:
     """Serve ENGINE, or the models of a Triton server, over the OpenAI API.
 
     SIGTERM or Ctrl-C lets running requests finish, then stops.
     """
-    from ingot.client.openai.gate import GateOptions
-    from ingot.client.openai.serve import ServeOptions
     from ingot.client.openai.serve import serve as run
 
     if (engine is None) == (triton is None):
         raise click.UsageError("give either ENGINE or --triton HOST:PORT")
+    if triton is not None and server.max_prompt_tokens is not None:
+        raise click.UsageError("--max-prompt-tokens is for ENGINE; Triton's models have their own lengths")
+    options = replace(serve_options(server), batch_dir=batch_dir, batch_concurrency=batch_concurrency)
     model = ModelOptions(tool_parser, reasoning_parser, generation_config == "auto")
-    backend = (
-        triton_backend(triton, models, routes, admin_key, model)
-        if triton is not None
-        else embedded_backend(Path(engine or ""), served_model_name, max_queue, log_level, model)
-    )
-    keys = (*api_keys, *keys_of(api_key_file))
-    if not all(keys):
-        raise click.BadParameter("a key is empty", param_hint="--api-key")
-    if api_key_file is not None and not keys:
-        raise click.BadParameter("the file holds no key", param_hint="--api-key-file")
-    gate = GateOptions(api_keys=keys, open_health=open_health, max_body_bytes=max_body_mib << 20)
-    run(
-        backend,
-        ServeOptions(
-            host=host,
-            port=port,
-            drain_seconds=drain_seconds,
-            log_level=log_level,
-            gate=gate,
-            batch_dir=batch_dir,
-            batch_concurrency=batch_concurrency,
-        ),
-    )
+    if triton is None:
+        run(embedded_backend(Path(engine or ""), served_model_name, max_queue, server, model), options)
+        return
+    client = triton_connection(server.request_seconds, admin_key, triton_tls, triton_ca, triton_cert, triton_key)
+    run(triton_backend(triton, models, routes, client, model), options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,36 +116,54 @@ def embedded_backend(
     engine: Path,
     served_model_name: str | None,
     max_queue: int,
-    log_level: str,
+    server: ServerFlags,
     model: ModelOptions,
 ) -> Backend:
     from ingot.client.embedded import EmbeddedBackend, EmbeddedOptions
     from ingot.runtime.supervisor import SupervisorOptions
 
-    supervisor = SupervisorOptions(log_level=log_level)
+    supervisor = SupervisorOptions(log_level=server.log_level, log_format=server.log_format)
     options = EmbeddedOptions(
         served_model_name=served_model_name,
         tool_parser=model.tool_parser,
         reasoning_parser=model.reasoning_parser,
         generation_config=model.generation_config,
         max_queue=max_queue,
+        max_prompt_tokens=server.max_prompt_tokens,
+        request_seconds=server.request_seconds,
         supervisor=supervisor,
     )
     return EmbeddedBackend(engine, options)
+
+
+def triton_connection(
+    timeout: float, admin_key: str | None, tls: bool, ca: Path | None, cert: Path | None, key: Path | None
+) -> ClientOptions:
+    import msgspec
+
+    from ingot.client.triton_backend import SERVING
+
+    root, certificate, private_key = (path.read_bytes() if path else None for path in (ca, cert, key))
+    return msgspec.structs.replace(
+        SERVING,
+        timeout=timeout,
+        admin_key=admin_key,
+        tls=tls,
+        root_certificates=root,
+        certificate=certificate,
+        private_key=private_key,
+    )
 
 
 def triton_backend(
     address: str,
     models: tuple[str, ...],
     routes: Path | None,
-    admin_key: str | None,
+    client: ClientOptions,
     model: ModelOptions,
 ) -> Backend:
-    import msgspec
+    from ingot.client.triton_backend import TritonBackend, TritonOptions
 
-    from ingot.client.triton_backend import SERVING, TritonBackend, TritonOptions
-
-    client = msgspec.structs.replace(SERVING, admin_key=admin_key)
     options = TritonOptions(
         address=address,
         models=models,
@@ -192,10 +174,6 @@ def triton_backend(
         generation_config=model.generation_config,
     )
     return TritonBackend(options)
-
-
-def keys_of(path: Path | None) -> list[str]:
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()] if path else []
 
 
 @click.command()

@@ -8,14 +8,17 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar, TypeVarTuple
 
 import msgspec
 
 from ingot.client.backend import SWITCHES, Health, ModelCard, whole_vector
+from ingot.client.bounds import check_length, too_slow
 from ingot.client.inbox import MAX_PENDING_CHUNKS, Inbox
 from ingot.client.metrics import Metrics, Stopwatch
 from ingot.client.openai.tool_parsers import guess_notation
@@ -32,6 +35,10 @@ from ingot.runtime.validate import check_task
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+CHATS_AT_ONCE = 4
 LONG_PROMPT_CHARS = 1024  # encoded in a thread, so that one long prompt does not hold up everybody's tokens
 
 
@@ -42,6 +49,8 @@ class EmbeddedOptions:
     reasoning_parser: str | None = None
     generation_config: bool = True  # its sampling parameters stand in for those that a request leaves unset
     max_queue: int = 1024  # sequences that may wait beyond those the engine can run at once
+    max_prompt_tokens: int | None = None  # None: what the engine holds
+    request_seconds: float = 3600.0  # from a request's arrival to its last token
     max_pending_chunks: int = MAX_PENDING_CHUNKS  # unread chunks of one request before it is cut off
     supervisor: SupervisorOptions = field(default_factory=SupervisorOptions)
 
@@ -74,6 +83,7 @@ class EmbeddedBackend:
         self._cards: list[ModelCard] = []  # one, once the engine is loaded
         self._flights: dict[str, Flight] = {}
         self._draining = False
+        self._chats = ThreadPoolExecutor(CHATS_AT_ONCE, thread_name_prefix="chat")  # their own, for they may wait
 
     @property
     def supervisor(self) -> Supervisor:
@@ -107,6 +117,7 @@ class EmbeddedBackend:
             self._tell(Abort(request_id=flight.request_id))
         await self._wait_for_flights(1.0)  # the executor ends them with finish_reason "abort"
         await self._supervisor.stop()
+        self._chats.shutdown(wait=False, cancel_futures=True)
         self._fail_all(UnavailableError("The server stopped.", mend="Send the request to another, or again later."))
 
     async def _wait_for_flights(self, seconds: float) -> None:
@@ -130,21 +141,24 @@ class EmbeddedBackend:
         inbox = Inbox(self._options.max_pending_chunks)
         flight = Flight(request.request_id, sequences, inbox, Stopwatch(self._metrics))
         self._flights[request.request_id] = flight
+        seconds = self._options.request_seconds
+        deadline = asyncio.get_running_loop().call_later(seconds, flight.inbox.fail, too_slow(seconds))
         try:
             flight.stream = await self._open(request)
             self._supervisor.send(flight.stream.token_request)
-            flight.stopwatch.queued()
+            flight.stopwatch.sent()
             while (chunk := await flight.inbox.get()) is not None:
                 yield chunk
+        except IngotError as error:
+            flight.stopwatch.failed(error)
+            raise
         finally:
+            deadline.cancel()
             self._end(flight)
 
     async def tokenize(self, model: str, prompt: Prompt) -> list[int]:
         self._check_name(model)
-        tokenizer = self._ready_tokenizer()
-        if prompt_size(prompt) < LONG_PROMPT_CHARS:
-            return tokenizer.encode_prompt(prompt)
-        return await asyncio.to_thread(tokenizer.encode_prompt, prompt)
+        return await self._beside_the_loop(prompt, self._ready_tokenizer().encode_prompt, prompt)
 
     async def detokenize(self, model: str, token_ids: list[int]) -> str:
         self._check_name(model)
@@ -175,10 +189,17 @@ class EmbeddedBackend:
             )
 
     async def _open(self, request: GenerateRequest | EmbedRequest) -> Stream:
-        tokenizer = self._ready_tokenizer()
-        if prompt_size(request.prompt) < LONG_PROMPT_CHARS:
-            return self._stream(request, tokenizer)
-        return await asyncio.to_thread(self._stream, request, tokenizer)
+        stream = await self._beside_the_loop(request.prompt, self._stream, request, self._ready_tokenizer())
+        check_length(stream.token_request.token_ids, self._options.max_prompt_tokens)
+        return stream
+
+    async def _beside_the_loop(self, prompt: Prompt, work: Callable[[*Ts], T], *words: *Ts) -> T:
+        """The work that a prompt asks for, where it holds up nobody else: chats wait for the process that renders them."""
+        if prompt.messages is not None:
+            return await asyncio.get_running_loop().run_in_executor(self._chats, work, *words)
+        if len(prompt.text or "") > LONG_PROMPT_CHARS:
+            return await asyncio.to_thread(work, *words)
+        return work(*words)
 
     def _stream(self, request: GenerateRequest | EmbedRequest, tokenizer: Tokenizer) -> Stream:
         if isinstance(request, EmbedRequest):
@@ -211,7 +232,7 @@ class EmbeddedBackend:
         for abort in aborts:
             self._tell(abort)
         for chunk in chunks:
-            flight.stopwatch.tokens(chunk.index, len(chunk.token_ids), chunk.finish_reason)
+            flight.stopwatch.take(chunk)
         flight.inbox.put(chunks)
         if stream.finished:
             flight.inbox.end()
@@ -252,12 +273,6 @@ def load_tokenizer(engine: Path) -> Tokenizer:
         with suppress(RequestError):  # some templates want more than this
             tokenizer.encode_prompt(Prompt(messages=[{"role": "user", "content": "hello"}]))
     return tokenizer
-
-
-def prompt_size(prompt: Prompt) -> int:
-    """Characters to encode, near enough."""
-    messages = prompt.messages or []
-    return len(prompt.text or "") + sum(len(str(message.get("content", ""))) for message in messages)
 
 
 def model_card(engine: Path, manifest: Manifest, name: str, vocab_size: int) -> ModelCard:

@@ -50,6 +50,8 @@ class ClientOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     admin_key: str | None = None  # loads, unloads and lists models
     tls: bool = False
     root_certificates: bytes | None = None  # PEM; the system's where None
+    certificate: bytes | None = None  # PEM, to show to a server that asks for one, and its key
+    private_key: bytes | None = None
 
 
 class ModelState(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,7 +176,14 @@ def deadline_error(model: str) -> DeadlineError:
 
 
 def credentials(options: ClientOptions) -> grpc.ChannelCredentials | None:
-    return grpc.ssl_channel_credentials(options.root_certificates) if options.tls else None
+    """Raises RequestError where only one of certificate and key is given, or any of them without tls."""
+    given = (options.root_certificates, options.certificate, options.private_key)
+    if (options.certificate is None) != (options.private_key is None) or (any(given) and not options.tls):
+        raise RequestError(
+            "The TLS options do not fit together.", mend="Set tls, and give a certificate together with its key."
+        )
+    root, certificate, key = given
+    return grpc.ssl_channel_credentials(root, key, certificate) if options.tls else None
 
 
 def metadata(options: ClientOptions) -> list[tuple[str, str]]:

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from ingot.errors import IngotError
 from ingot.runtime.messages import Stats
+from ingot.runtime.request import Chunk
 
 PREFIX = "ingot:"
 FIRST_TOKEN_BUCKETS = (
@@ -55,38 +57,68 @@ NEXT_TOKEN_BUCKETS = (
     10,
 )
 REQUEST_BUCKETS = (0.05, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920)
+TOKEN_BUCKETS = tuple(float(1 << power) for power in range(18))
 
 
 class Metrics:
     """Histograms observed by the backend as chunks pass; gauges and counters read from the executor's stats when asked."""
 
     def __init__(self, model: str, stats: Callable[[], Stats | None]) -> None:
+        self._model = model
         self._registry = CollectorRegistry()
         self._registry.register(StatsCollector(model, stats))
-        self.finished = Counter(
-            f"{PREFIX}request_success",
-            "Sequences finished.",
-            ["model_name", "finished_reason"],
-            registry=self._registry,
-        )
-        self._model = model
+        self._taken = self._counter("requests", "Requests taken.")
+        self._finished = self._counter("request_success", "Sequences finished.", "finished_reason")
+        self._failed = self._counter("request_failure", "Requests that ended with an error.", "code")
         self.first_token = self._histogram(
             "time_to_first_token_seconds", "From arrival to the first token.", FIRST_TOKEN_BUCKETS
-        )
+        ).labels(model)
         self.next_token = self._histogram(
             "inter_token_latency_seconds", "Between tokens of a sequence.", NEXT_TOKEN_BUCKETS
+        ).labels(model)
+        self.mean_token = self._histogram(
+            "request_time_per_output_token_seconds", "Mean of a sequence, after its first token.", NEXT_TOKEN_BUCKETS
+        ).labels(model)
+        self.queue = self._histogram(
+            "request_queue_time_seconds", "From arrival to the first step that runs it.", REQUEST_BUCKETS
+        ).labels(model)
+        self.prefill = self._histogram(
+            "request_prefill_time_seconds", "From the first step to the first token.", REQUEST_BUCKETS
+        ).labels(model)
+        self.prompt = self._histogram("request_prompt_tokens", "Tokens of a prompt.", TOKEN_BUCKETS).labels(model)
+        end = "finished_reason"
+        self._decode = self._histogram(
+            "request_decode_time_seconds", "From the first token to the last.", REQUEST_BUCKETS, end
         )
-        self.request = self._histogram(
-            "e2e_request_latency_seconds", "From arrival to the last token.", REQUEST_BUCKETS
+        self._inference = self._histogram(
+            "request_inference_time_seconds", "From the first step to the last token.", REQUEST_BUCKETS, end
         )
-        self.queue = self._histogram("request_queue_time_seconds", "From arrival to the executor.", REQUEST_BUCKETS)
+        self._request = self._histogram(
+            "e2e_request_latency_seconds", "From arrival to the last token.", REQUEST_BUCKETS, end
+        )
+        self._generated = self._histogram("request_generation_tokens", "Tokens of an answer.", TOKEN_BUCKETS, end)
 
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        made = Histogram(f"{PREFIX}{name}", text, ["model_name"], buckets=buckets, registry=self._registry)
-        return made.labels(self._model)
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"{PREFIX}{name}", text, ["model_name", *labels], registry=self._registry)
 
-    def count_finish(self, reason: str) -> None:
-        self.finished.labels(self._model, reason).inc()
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"{PREFIX}{name}", text, ["model_name", *labels], buckets=buckets, registry=self._registry)
+
+    def count_taken(self) -> None:
+        self._taken.labels(self._model).inc()
+
+    def count_failure(self, code: str) -> None:
+        self._failed.labels(self._model, code).inc()
+
+    def finish(self, reason: str, *, whole: float, inference: float, decode: float, tokens: int) -> None:
+        """A sequence's last token: its times in seconds, and how many tokens it has."""
+        self._finished.labels(self._model, reason).inc()
+        self._request.labels(self._model, reason).observe(whole)
+        self._inference.labels(self._model, reason).observe(inference)
+        self._decode.labels(self._model, reason).observe(decode)
+        self._generated.labels(self._model, reason).observe(tokens)
+        if tokens > 1:
+            self.mean_token.observe(decode / (tokens - 1))
 
     def collect(self) -> Iterable[Metric]:
         return self._registry.collect()
@@ -115,28 +147,53 @@ def text_of(parts: Iterable[Metrics]) -> bytes:
 
 
 class Stopwatch:
-    """The times of one request."""
+    """The times of one request. What it waits before the executor has it, and what it waits there, are both its queue."""
 
     def __init__(self, metrics: Metrics) -> None:
+        metrics.count_taken()
         self._metrics = metrics
-        self._arrived = time.monotonic()
-        self._last: dict[int, float] = {}  # by sequence
+        self._arrived = self._sent = time.monotonic()
+        self._begun: float | None = None  # when the first step ran it
+        self._first: dict[int, float] = {}  # when each sequence had its first token, and its newest
+        self._last: dict[int, float] = {}
 
-    def queued(self) -> None:
-        self._metrics.queue.observe(time.monotonic() - self._arrived)
+    def sent(self) -> None:
+        """The executor has it."""
+        self._sent = time.monotonic()
 
-    def tokens(self, index: int, count: int, finish_reason: str | None) -> None:
+    def take(self, chunk: Chunk) -> None:
         now = time.monotonic()
-        if count:
-            last = self._last.get(index)
+        if chunk.token_ids:
+            last = self._last.get(chunk.index)
             if last is not None:
-                self._metrics.next_token.observe((now - last) / count)
-            elif not self._last:
-                self._metrics.first_token.observe(now - self._arrived)
-            self._last[index] = now
-        if finish_reason is not None:
-            self._metrics.request.observe(now - self._arrived)
-            self._metrics.count_finish(finish_reason)
+                self._metrics.next_token.observe((now - last) / len(chunk.token_ids))
+            else:
+                self._begin(chunk, now)
+            self._last[chunk.index] = now
+        if chunk.finish_reason is not None:
+            first = self._first.get(chunk.index, now)
+            self._metrics.finish(
+                chunk.finish_reason,
+                whole=now - self._arrived,
+                inference=now - (self._begun or now),
+                decode=now - first,
+                tokens=chunk.usage.completion_tokens if chunk.usage else 0,
+            )
+
+    def failed(self, error: IngotError) -> None:
+        self._metrics.count_failure(error.code)
+
+    def _begin(self, chunk: Chunk, now: float) -> None:
+        """A sequence's first token; the request's, where it is the first of all."""
+        if not self._first:
+            self._metrics.first_token.observe(now - self._arrived)
+            if chunk.prompt_token_ids is not None:
+                self._metrics.prompt.observe(len(chunk.prompt_token_ids))
+            if chunk.queue_seconds is not None:
+                self._begun = min(self._sent + chunk.queue_seconds, now)
+                self._metrics.queue.observe(self._begun - self._arrived)
+                self._metrics.prefill.observe(now - self._begun)
+        self._first[chunk.index] = now
 
 
 class StatsCollector:

@@ -116,13 +116,15 @@ class TritonBackend:
         self._flights[request.request_id] = stream
         try:
             async with stream:
-                stopwatch.queued()
+                stopwatch.sent()
                 while (reply := await stream.next_reply()) is not None:
                     for chunk in reply.chunks:
-                        stopwatch.tokens(chunk.index, len(chunk.token_ids), chunk.finish_reason)
+                        stopwatch.take(chunk)
                         yield chunk
-        except ExecutorDiedError as death:
-            self._found[request.model], self._unsettled = death, SETTLE_LOOKS  # sooner than the next look
+        except IngotError as error:
+            stopwatch.failed(error)
+            if isinstance(error, ExecutorDiedError):
+                self._found[request.model], self._unsettled = error, SETTLE_LOOKS  # sooner than the next look
             raise
         finally:
             del self._flights[request.request_id]
@@ -135,11 +137,11 @@ class TritonBackend:
         self._flights[request.request_id] = stream
         try:
             async with stream:
-                stopwatch.queued()
-                chunk = await anext(aiter(stream))
+                stopwatch.sent()
+                (chunk,) = [chunk async for chunk in stream]  # to its end: a stream that is left early is aborted
         finally:
             del self._flights[request.request_id]
-        stopwatch.tokens(0, 0, chunk.finish_reason)
+        stopwatch.take(chunk)
         return whole_vector(chunk)
 
     async def tokenize(self, model: str, prompt: Prompt) -> list[int]:

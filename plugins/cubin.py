@@ -1,7 +1,7 @@
 """CUDA C++ kernels without a build system: nvcc or NVRTC makes a cubin once, the driver loads it, ctypes launches it.
 
-Knows sources, macros and the disk cache (`INGOT_KERNELS`, else ~/.cache/ingot/kernels); knows nothing of what a kernel
-computes. A cache that holds the cubin needs no compiler: an engine folder carries one.
+Knows sources, macros, the disk cache (`INGOT_KERNELS`, else ~/.cache/ingot/kernels) and the folders of engines in use, which
+carry what they need and are only read. Knows nothing of what a kernel computes.
 """
 
 from __future__ import annotations
@@ -15,16 +15,24 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ingot.errors import DependencyError
+from ingot.plugins.compiling import about_to_compile
 
 Argument = torch.Tensor | ctypes.c_int | ctypes.c_longlong | ctypes.c_float | None
 PROGRAMMATIC_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+USUAL_SHARED = 48 << 10  # what a block gets without asking
+
+
+_carried: list[Path] = []  # folders of cubins that engines in use brought
+_recording: list[Path] = []  # folders that get a copy of every cubin asked for
 
 
 class LaunchAttribute(ctypes.Structure):
@@ -49,16 +57,20 @@ class LaunchConfig(ctypes.Structure):
 class CudaKernel:
     """One compiled entry point. `launch` is asynchronous, on torch's current stream, and may be captured in a graph."""
 
-    def __init__(self, cubin: bytes, name: str) -> None:
+    def __init__(self, cubin: bytes, name: str, *, shared: int = 0) -> None:
+        """`shared`: bytes of dynamic shared memory of every launch."""
         torch.cuda.current_stream()  # the primary context must exist before the driver loads into it
         self._cubin, self._module, self._function = cubin, ctypes.c_void_p(), ctypes.c_void_p()
         check(driver().cuModuleLoadData(ctypes.byref(self._module), cubin), f"load {name}")
         check(driver().cuModuleGetFunction(ctypes.byref(self._function), self._module, name.encode()), f"find {name}")
+        self._shared = shared
+        if shared > USUAL_SHARED:
+            check(driver().cuFuncSetAttribute(self._function, MAX_DYNAMIC_SHARED, shared), f"give {name} shared memory")
 
     def launch(self, grid: tuple[int, int, int], threads: int, args: list[Argument], *, overlap: bool = False) -> None:
         """Tensors pass as pointers, None as a null pointer. With `overlap` it may start
         before its predecessor has ended, for which it waits itself: see overlap.py."""
-        values = [
+        holders = [
             ctypes.c_void_p(arg.data_ptr())
             if isinstance(arg, torch.Tensor)
             else ctypes.c_void_p()
@@ -66,17 +78,30 @@ class CudaKernel:
             else arg
             for arg in args
         ]
-        pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
-        attribute = LaunchAttribute(id=PROGRAMMATIC_SERIALIZATION)
-        attribute.value[0] = 1
-        config = LaunchConfig(
-            grid=grid,
+        Launch(self, threads, holders, overlap=overlap).run(grid)
+
+
+class Launch:
+    """A kernel with places for its arguments, whose values may be changed from one run to the next."""
+
+    def __init__(self, kernel: CudaKernel, threads: int, holders: Sequence[Any], *, overlap: bool) -> None:
+        """`holders`: ctypes scalars, c_void_p for pointers."""
+        self.holders = holders
+        self._function = kernel._function
+        self._pointers = (ctypes.c_void_p * len(holders))(*map(ctypes.addressof, holders))
+        self._attribute = LaunchAttribute(id=PROGRAMMATIC_SERIALIZATION)
+        self._attribute.value[0] = 1
+        self._config = LaunchConfig(
             block=(threads, 1, 1),
-            stream=torch.cuda.current_stream().cuda_stream,
-            attributes=ctypes.pointer(attribute),
+            shared=kernel._shared,
+            attributes=ctypes.pointer(self._attribute),
             num_attributes=int(overlap),
         )
-        check(driver().cuLaunchKernelEx(ctypes.byref(config), self._function, pointers, None), "launch")
+
+    def run(self, grid: tuple[int, int, int]) -> None:
+        self._config.grid[:] = grid
+        self._config.stream = torch.cuda.current_stream().cuda_stream
+        check(driver().cuLaunchKernelEx(ctypes.byref(self._config), self._function, self._pointers, None), "launch")
 
 
 @cache
@@ -100,21 +125,42 @@ def architecture() -> str:
     return f"sm_{major}{minor}" + ("a" if major >= 9 else "")
 
 
-def kernel(source: Path, name: str, defines: Mapping[str, int]) -> CudaKernel:
-    """The kernel `name` of a .cu file under these macros, compiled for the current device unless the cache has it."""
-    return _kernel(source, name, tuple(sorted(defines.items())), architecture())
+def kernel(source: Path, name: str, defines: Mapping[str, int], *, shared: int = 0) -> CudaKernel:
+    """The kernel `name` of a .cu file under these macros, compiled for the current device unless a cache has it."""
+    return _kernel(source, name, tuple(sorted(defines.items())), architecture(), shared)
 
 
 @cache
-def _kernel(source: Path, name: str, defines: tuple[tuple[str, int], ...], arch: str) -> CudaKernel:
-    return CudaKernel(cubin_of(source, dict(defines), arch), name)
+def _kernel(source: Path, name: str, defines: tuple[tuple[str, int], ...], arch: str, shared: int) -> CudaKernel:
+    return CudaKernel(cubin_of(source, dict(defines), arch), name, shared=shared)
+
+
+def use_cubins(folder: Path) -> None:
+    """From now on kernels that `folder` holds come from there."""
+    if folder not in _carried:
+        _carried.append(folder)
+
+
+@contextlib.contextmanager
+def recording(folder: Path) -> Iterator[None]:
+    """`folder` gets a copy of every cubin that is loaded meanwhile for the first time in this process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _recording.append(folder)
+    try:
+        yield
+    finally:
+        _recording.remove(folder)
 
 
 def cubin_of(source: Path, defines: Mapping[str, int], arch: str) -> bytes:
     text = source.read_bytes()
     options = [f"-D{key}={value}" for key, value in sorted(defines.items())]
     digest = hashlib.sha256(text + repr((options, arch)).encode()).hexdigest()[:24]
-    path = cache_folder() / f"{source.stem}-{arch}-{digest}.cubin"
+    name = f"{source.stem}-{arch}-{digest}.cubin"
+    if carried := next((folder / name for folder in _carried if (folder / name).is_file()), None):
+        return carried.read_bytes()
+    path = cache_folder() / name
+    about_to_compile(f"{source.name} {' '.join(options)}", carried=bool(_carried))
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         cubin = (
@@ -123,6 +169,8 @@ def cubin_of(source: Path, defines: Mapping[str, int], arch: str) -> bytes:
         partial = path.with_suffix(f".{os.getpid()}")
         partial.write_bytes(cubin)
         partial.replace(path)
+    for folder in _recording:
+        shutil.copyfile(path, folder / name)
     return path.read_bytes()
 
 

@@ -19,11 +19,12 @@ from ingot.network.config import ModelConfig
 from ingot.network.ops import Batch
 from ingot.network.rope import inverse_frequencies
 from ingot.network.weights import Scheme, Weight
-from ingot.plugins.attention.launch import Paged, Tiles, Workspace
+from ingot.plugins.attention.launch import Paged, Rotation, Tiles, Workspace, rotate_and_decode, rotates_within
 from ingot.plugins.attention.step import CudaBatch, attend
 from ingot.plugins.attention.tiles import plan_tiles, prefill_rows
-from ingot.plugins.linear.launch import Choices, run_linear
+from ingot.plugins.linear.launch import Choice, Choices, Library, Unprepared, prepares, run_linear, run_unprepared
 from ingot.plugins.linear.reference import dequantize
+from ingot.plugins.overlap import choose_overlap
 from ingot.plugins.quantize.launch import MODES, Quantized, quantize_rows
 from ingot.plugins.rms_norm.launch import rms_norm
 from ingot.plugins.rope.launch import rope_and_write, rope_table
@@ -37,6 +38,13 @@ class Gated:
     gate_up: Tensor
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unrotated:
+    """The qkv product of a decode step, which attention rotates itself."""
+
+    qkv: Tensor
+
+
 class CudaOps:
     """Ops over canonical weights on one GPU. `caches` holds one (2, P, K, B, D) per layer, extended in place."""
 
@@ -46,6 +54,8 @@ class CudaOps:
     ) -> None:  # fmt: skip
         self.caches = caches
         self.choices = choices or Choices(tuned={})
+        self._variants = self.choices.variants
+        self.settle()
         self._config, self._dtype = config, dtype
         device = weights["embed"].data.device
         self._weights = {
@@ -58,44 +68,81 @@ class CudaOps:
         self._work = Workspace.allocate(max_seqs, config.num_heads, config.head_dim, device)
         self._readers = readers(config, self._weights)
 
+    def settle(self) -> None:
+        """Has every kernel launched from now on overlap as these ops' choices say."""
+        choose_overlap(self._variants.overlap)
+
     def embedding(self, name: str, token_ids: Tensor) -> Tensor:
         return functional.embedding(token_ids, self._weights[name].data)
 
-    def rms_norm(self, name: str, x: Tensor) -> Tensor | Quantized:
-        return rms_norm(x, None, self._weights[name].data, self._config.rms_norm_eps, self._readers.get(name))
+    def rms_norm(self, name: str, x: Tensor) -> Tensor | Quantized | Unprepared:
+        reader, eps = self._readers.get(name), self._config.rms_norm_eps
+        if self._prepares(reader, x):
+            return Unprepared(x=x, norm=self._weights[name].data, eps=eps)
+        return rms_norm(x, None, self._weights[name].data, eps, reader)
 
-    def add_rms_norm(self, name: str, x: Tensor, residual: Tensor) -> tuple[Tensor | Quantized, Tensor]:
-        out = rms_norm(x, residual, self._weights[name].data, self._config.rms_norm_eps, self._readers.get(name))
+    def add_rms_norm(self, name: str, x: Tensor, residual: Tensor) -> tuple[Tensor | Quantized | Unprepared, Tensor]:
+        reader, eps = self._readers.get(name), self._config.rms_norm_eps
+        if self._prepares(reader, x):
+            total = torch.empty_like(residual)
+            return Unprepared(x=x, residual=residual, total=total, norm=self._weights[name].data, eps=eps), total
+        out = rms_norm(x, residual, self._weights[name].data, eps, reader)
         return out, residual
 
-    def linear(self, name: str, x: Tensor | Quantized | Gated) -> Tensor:
+    def linear(self, name: str, x: Tensor | Quantized | Gated | Unprepared) -> Tensor:
         weight = self._weights[name]
         if isinstance(x, Gated):
-            x = silu_mul(x.gate_up, weight)
+            x = silu_mul(x.gate_up, weight, self._variants.silu)
         elif isinstance(x, Tensor) and needs_ending(weight) and name.endswith(".o"):
-            x = quantize_rows(x, weight)
-        n = weight.data.shape[0]
-        rows, k = (x.values if isinstance(x, Quantized) else x).shape
-        return run_linear(x, weight, self.choices.pick(weight.scheme, n, k, rows), out_dtype=self._dtype)
+            x = Unprepared(x=x) if self._prepares(weight, x) else quantize_rows(x, weight)
+        if isinstance(x, Unprepared):
+            return run_unprepared(x, weight, self._pick(weight, x.x), out_dtype=self._dtype)
+        return run_linear(x, weight, self._pick(weight, x), out_dtype=self._dtype)
 
-    def rope(self, layer: int, qkv: Tensor, batch: Batch[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        config, norms = self._config, None
-        if config.qk_norm:
-            norms = self._weights[f"layers.{layer}.q_norm"].data, self._weights[f"layers.{layer}.k_norm"].data
+    def _pick(self, weight: Weight[Tensor], x: Tensor | Quantized) -> Choice:
+        rows, k = (x.values if isinstance(x, Quantized) else x).shape
+        return self.choices.pick(weight.scheme, weight.data.shape[0], k, rows)
+
+    def _prepares(self, weight: Weight[Tensor] | None, x: Tensor) -> bool:
+        if weight is None or x.shape[0] > self._variants.prepared_rows:
+            return False
+        return prepares(weight, self._pick(weight, x), x.shape[0], self._dtype)
+
+    def rope(self, layer: int, qkv: Tensor, batch: Batch[Tensor]) -> tuple[Tensor | Unrotated, Tensor, Tensor]:
+        if self._variants.rotate_in_attention and self._rotates_itself(batch):
+            return Unrotated(qkv=qkv), qkv, qkv
+        config = self._config
         q = rope_and_write(
-            qkv, batch.positions, batch.slots, self._table, self.caches[layer], num_heads=config.num_heads, norms=norms,
-            eps=config.rms_norm_eps, kv_scales=self._kv_scales[layer],
+            qkv, batch.positions, batch.slots, self._table, self.caches[layer], num_heads=config.num_heads,
+            norms=self._head_norms(layer), eps=config.rms_norm_eps, kv_scales=self._kv_scales[layer],
         )  # fmt: skip
         return q, qkv, qkv  # k and v are in the cache already
 
-    def attention(self, layer: int, q: Tensor, k: Tensor, v: Tensor, batch: Batch[Tensor]) -> Tensor:
+    def _rotates_itself(self, batch: Batch[Tensor]) -> bool:
+        if not isinstance(batch, CudaBatch) or not batch.all_rows or batch.tiles is not None:
+            return False
+        return rotates_within(self._config.head_dim, self._dtype, batch.decode_choice)
+
+    def _head_norms(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        if not self._config.qk_norm:
+            return None
+        return self._weights[f"layers.{layer}.q_norm"].data, self._weights[f"layers.{layer}.k_norm"].data
+
+    def attention(self, layer: int, q: Tensor | Unrotated, k: Tensor, v: Tensor, batch: Batch[Tensor]) -> Tensor:
         step = batch if isinstance(batch, CudaBatch) else classified(batch, self._config, self.caches[0])
-        out = torch.empty_like(q)
         paged = Paged(
             cache=self.caches[layer], page_table=step.page_table, rows=step.rows, lengths=step.kv_lengths,
             window=self._config.windows[layer], kv_scales=self._kv_scales[layer],
         )  # fmt: skip
-        attend(q, paged, step, out, self._work)
+        if isinstance(q, Unrotated):
+            assert step.decode_choice is not None
+            config = self._config
+            out = torch.empty(len(q.qkv), config.num_heads, config.head_dim, dtype=self._dtype, device=q.qkv.device)
+            rotation = Rotation(table=self._table, norms=self._head_norms(layer), eps=config.rms_norm_eps)
+            rotate_and_decode(q.qkv, rotation, paged, out, self._work, step.decode_choice)
+            return out.flatten(1)
+        out = torch.empty_like(q)
+        attend(q, paged, step, out, self._work, self._variants.prefill)
         return out.flatten(1)
 
     def silu_mul(self, gate_up: Tensor) -> Gated:
@@ -105,9 +152,13 @@ class CudaOps:
         if not (isinstance(batch, CudaBatch) and batch.all_rows):
             x = x[batch.logit_rows]
         weight = self._weights[name]
-        n, k = weight.data.shape
+        choice = self._pick(weight, x)
+        if weight.scheme is Scheme.FP8:
+            # A library's product of rounded rows comes in the compute dtype alone.
+            out_dtype = self._dtype if isinstance(choice, Library) else torch.float32
+            return run_linear(quantize_rows(x, weight), weight, choice, out_dtype=out_dtype).float()
         out_dtype = torch.float32 if x.dtype != torch.float16 else torch.float16
-        return run_linear(x, weight, self.choices.pick(weight.scheme, n, k, x.shape[0]), out_dtype=out_dtype).float()
+        return run_linear(x, weight, choice, out_dtype=out_dtype).float()
 
 
 def needs_ending(weight: Weight[Tensor]) -> bool:

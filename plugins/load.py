@@ -42,7 +42,8 @@ def read_weight(tensors: Mapping[str, Tensor], name: str, config: ModelConfig) -
     data = tensors[key]
     parts = {part: tensors[f"{name}.{part}"] for part in PARTS if f"{name}.{part}" in tensors}
     shape = weight_shape(config, name)
-    if name.rpartition(".")[2] not in LINEARS:
+    rounded_head = name == "lm_head" and data.dtype == torch.float8_e4m3fn
+    if name.rpartition(".")[2] not in LINEARS and not rounded_head:
         if tuple(data.shape) != shape or data.dtype not in FLOATS or parts:
             raise broken(f"has {name} as {describe(data)}{' with ' + ', '.join(parts) if parts else ''}, not {shape}")
         return Weight(scheme=Scheme.NONE, data=data)

@@ -1,22 +1,42 @@
 """Whether kernels may start before the stream's previous kernel has ended (programmatic dependent launch, SM >= 9.0).
 
-A kernel launched so waits for its predecessor before it touches anything but weights, and lets its successor start at
-once, so that the successor's first weights are on their way. Measured on an H200: 6 % of a step at 1 row; at 16 rows a loss,
-for early blocks crowd onto the processors that small kernels leave free. INGOT_OVERLAP=0 turns it off.
+A kernel launched so waits for its predecessor before it touches anything but weights. EARLY lets its successor start at
+once, so that the successor's first weights are on their way: measured on an H200, 6 % of a step at 1 row, but a loss at 16, for
+early blocks crowd onto the processors that small kernels leave free. LATE lets it start once the kernel's own loads are done.
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from functools import cache
 
 import torch
 
-FEW = 4  # rows
+NONE, EARLY, LATE = 0, 1, 2  # the kernels' PDL
 
 
-def overlap(num_rows: int) -> bool:
-    return num_rows <= FEW and supported()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlap:
+    """Steps of at most `early` rows overlap early, larger ones of at most `late` rows late. INGOT_OVERLAP=0 turns both off."""
+
+    early: int = 4
+    late: int = 0
+
+
+_chosen: list[Overlap] = [Overlap()]
+
+
+def choose_overlap(chosen: Overlap) -> None:
+    """For every launch from now on."""
+    _chosen[0] = chosen
+
+
+def overlap(num_rows: int) -> int:
+    """NONE, EARLY or LATE for the kernels of a step of so many rows."""
+    if num_rows > max(_chosen[0].early, _chosen[0].late) or not supported():
+        return NONE
+    return EARLY if num_rows <= _chosen[0].early else LATE
 
 
 @cache

@@ -10,7 +10,7 @@ from ingot.network.weights import INT4_GROUP, LINEARS, Scheme, Weight, linear_sh
 
 
 def random_weights(
-    config: ModelConfig, scheme: Scheme, dtype: torch.dtype, device: torch.device
+    config: ModelConfig, scheme: Scheme, dtype: torch.dtype, device: torch.device, *, lm_head: Scheme = Scheme.NONE
 ) -> dict[str, Weight[Tensor]]:
     """Canonical names to weights of a whole model; embeddings and norms stay floats. The scale keeps activations near 1."""
     weights = {
@@ -18,7 +18,7 @@ def random_weights(
         "final_norm": ones(config.hidden_size, dtype, device),
     }
     if not config.tie_embeddings:
-        weights["lm_head"] = floats(config.vocab_size, config.hidden_size, dtype, device)
+        weights["lm_head"] = random_linear(config.vocab_size, config.hidden_size, lm_head, dtype, device)
     for layer in range(config.num_layers):
         for kind in LINEARS:
             biased = (config.qkv_bias and kind == "qkv") or (config.o_bias and kind == "o")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ingot.runtime.draw import finite
 from ingot.runtime.plan import Arrival, Slice, TokenMatcher
+from ingot.runtime.transfer import put
 
 LEAST_ALLOWED = -1e29  # an allowed token that nothing else wants still beats every forbidden one, at any temperature
 WORD = 32  # tokens of one mask word
@@ -81,12 +82,12 @@ class RowConstraints:
         masks[~masks.any(1)] = self._end  # the grammar has been followed to its end, or cannot be any more
         if len(places) == len(rows):
             return self._forbid(logits, masks)
-        chosen = torch.from_numpy(places).to(self._device)
+        chosen = put(places, self._device)
         return logits.index_copy(0, chosen, self._forbid(logits[chosen], masks))
 
     def _forbid(self, logits: Tensor, masks: NDArray[np.int32]) -> Tensor:
         """By looked-up ceilings rather than a boolean mask, which torch applies to a CPU's logits element by element."""
-        packed = torch.from_numpy(masks).to(self._device).view(torch.uint8)
+        packed = put(masks, self._device).view(torch.uint8)
         ceilings = self._ceilings.index_select(0, packed.flatten().int()).view(len(masks), -1)[:, : self._vocab_size]
         floored = finite(logits).clamp_min_(LEAST_ALLOWED)
         return torch.minimum(floored, ceilings, out=floored)

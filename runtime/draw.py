@@ -21,9 +21,9 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
     return invert(logits.softmax(-1).cumsum(-1), uniform)
 
 
-def draw_top_k(logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, uniform: Tensor) -> Tensor:
-    """As `draw_sorted`, for rows that all have a top_k (n,) int64 of at least 1."""
-    best, ids = logits.topk(min(int(top_k.max()), logits.shape[-1]), dim=-1)
+def draw_top_k(logits: Tensor, top_k: Tensor, most: int, top_p: Tensor, min_p: Tensor, uniform: Tensor) -> Tensor:
+    """As `draw_sorted`, for rows that all have a top_k (n,) int64 of at least 1 and at most `most`."""
+    best, ids = logits.topk(min(most, logits.shape[-1]), dim=-1)
     return draw_sorted(best, ids, top_k, top_p, min_p, uniform)
 
 

@@ -6,6 +6,7 @@ import secrets
 from collections import deque
 from collections.abc import Collection
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from time import monotonic
 
 from msgspec.structs import replace
 
@@ -35,7 +36,7 @@ class Executor:
         self._launched: deque[tuple[StepPlan, Ticket]] = deque()
         self._outbox: list[TokenChunk | RequestFailed] = []
         self._grammars = grammars
-        self._compiling: dict[str, tuple[TokenRequest, Future[Constraint]]] = {}
+        self._compiling: dict[str, tuple[TokenRequest, float, Future[Constraint]]] = {}  # and since when
         self._following: dict[str, tuple[TokenRequest, Constraint]] = {}  # requests with a grammar, some ended by now
 
     @property
@@ -55,7 +56,8 @@ class Executor:
             elif request.request_id in self._compiling:
                 raise RequestError(f"Request {request.request_id!r} is running.", mend="Give every request its own id.")
             else:
-                self._compiling[request.request_id] = request, self._grammars.compile(request.params.grammar)
+                compiling = self._grammars.compile(request.params.grammar)
+                self._compiling[request.request_id] = request, monotonic(), compiling
         except IngotError as error:
             self._fail(request, error)
 
@@ -93,7 +95,7 @@ class Executor:
 
     def stats(self) -> Stats:
         stats = self._scheduler.stats()
-        compiling = sum(request.params.n for request, _ in self._compiling.values())
+        compiling = sum(request.params.n for request, _, _ in self._compiling.values())
         return replace(stats, waiting=stats.waiting + compiling) if compiling else stats
 
     def close(self) -> None:
@@ -104,16 +106,16 @@ class Executor:
     def _queue_compiled(self) -> None:
         """Requests whose grammars are compiled go where the others wait. With nothing else to do, gives one a moment."""
         if not (self._outbox or self._launched or self._scheduler.has_work):
-            wait([future for _, future in self._compiling.values()], GLANCE_SECONDS, FIRST_COMPLETED)
-        done = [name for name, (_, future) in self._compiling.items() if future.done()]
+            wait([future for _, _, future in self._compiling.values()], GLANCE_SECONDS, FIRST_COMPLETED)
+        done = [name for name, (_, _, future) in self._compiling.items() if future.done()]
         if not done:
             return
         self._following = {name: pair for name, pair in self._following.items() if self._scheduler.has(name)}
         for request_id in done:
-            request, future = self._compiling.pop(request_id)
+            request, since, future = self._compiling.pop(request_id)
             try:
                 constraint = future.result()
-                self._scheduler.add(request, constraint)
+                self._scheduler.add(request, constraint, since)
                 self._following[request_id] = request, constraint
             except IngotError as error:
                 self._fail(request, error)

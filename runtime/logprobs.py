@@ -7,33 +7,75 @@ logsumexp, the best are looked for in the blocks that hold the greatest maxima, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ingot.runtime.plan import TokenLogprobs
+from ingot.runtime.transfer import fetch
 
 LEAST = -9999.0  # stands for minus infinity, which JSON cannot say
 BLOCK = 128  # tokens
 CACHED = 1 << 17  # elements whose exponentials a CPU keeps in its cache
 
 
-def token_logprobs(logits: Tensor, tokens: Tensor, alternatives: Sequence[int]) -> list[TokenLogprobs]:
-    """(n, V) and (n,) -> one per row, with the row's number of best alternatives. Ties share the better rank."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What there is to say of n tokens, on its way to the host."""
+
+    chosen: Tensor  # (n,) log-probabilities
+    ranks: Tensor  # (n,)
+    ids: Tensor  # (n, m) the best tokens
+    values: Tensor  # (n, m) and their log-probabilities
+    alternatives: Sequence[int]  # how many of them each row asks for
+
+    def read(self) -> list[TokenLogprobs]:
+        """One per row. To be called once the stream has come past `measure`."""
+        rows = zip(
+            self.chosen.tolist(),
+            self.ranks.tolist(),
+            self.ids.tolist(),
+            self.values.tolist(),
+            self.alternatives,
+            strict=True,
+        )
+        return [
+            TokenLogprobs(logprob=logprob, rank=rank, top=list(zip(best[:k], best_values[:k], strict=True)))
+            for logprob, rank, best, best_values, k in rows
+        ]
+
+
+def measure(logits: Tensor, tokens: Tensor, alternatives: Sequence[int]) -> Measured:
+    """(n, V) and (n,), with each row's number of best alternatives. Waits for nothing."""
     logits = logits.float()
     values, ids = best(logits, min(max(1, *alternatives), logits.shape[-1]))
     chosen = logits.gather(1, tokens.unsqueeze(1))
+    logprobs = torch.nan_to_num(torch.cat((chosen, values), dim=-1) - logsumexp(logits), nan=LEAST, neginf=LEAST)
+    return Measured(
+        chosen=fetch(logprobs[:, 0].contiguous()),
+        ranks=fetch(ranks_of(logits, chosen, values)),
+        ids=fetch(ids),
+        values=fetch(logprobs[:, 1:].contiguous()),
+        alternatives=alternatives,
+    )
+
+
+def token_logprobs(logits: Tensor, tokens: Tensor, alternatives: Sequence[int]) -> list[TokenLogprobs]:
+    """`measure` read at once: of logits on a CPU. Ties share the better rank."""
+    return measure(logits, tokens, alternatives).read()
+
+
+def ranks_of(logits: Tensor, chosen: Tensor, values: Tensor) -> Tensor:
+    """Of `chosen` (n, 1) among logits (n, V), whose best are `values`. Only a CPU looks which rows need a count: a GPU would
+    have to be waited for, and counts them all in no time."""
+    if logits.device.type != "cpu":
+        return (logits > chosen).sum(-1) + 1
     ranks = (values > chosen).sum(-1) + 1
     far = (chosen < values[:, -1:]).squeeze(1).nonzero().squeeze(1)
     if len(far):
         ranks[far] = (logits[far] > chosen[far]).sum(-1) + 1
-    found = torch.cat((chosen, values), dim=-1) - logsumexp(logits)
-    (logprobs, *tops) = torch.nan_to_num(found, nan=LEAST, neginf=LEAST).T.tolist()
-    rows = zip(logprobs, ranks.tolist(), ids.tolist(), zip(*tops, strict=True), alternatives, strict=True)
-    return [
-        TokenLogprobs(logprob=logprob, rank=rank, top=list(zip(best_ids[:k], best_values[:k], strict=True)))
-        for logprob, rank, best_ids, best_values, k in rows
-    ]
+    return ranks
 
 
 def best(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -35,6 +35,7 @@ class TokenChunk(msgspec.Struct, frozen=True, kw_only=True, tag="chunk", gc=Fals
     finish_reason: str | None = None  # stop | length | abort
     stop_reason: int | None = None  # the stop token id, where it was not EOS
     cached_tokens: int = 0
+    queue_seconds: float | None = None  # with a sequence's first token: from its request's arrival to its first step
     vector: bytes | None = None  # of a request with pooling: float32, little-endian; it ends the request
 
 

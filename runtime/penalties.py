@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ingot.runtime.transfer import put
+
 
 class SeenTokens:
     """Two tables (rows, V), made when the first row begins: most engines never see a penalty."""
@@ -20,10 +22,11 @@ class SeenTokens:
         if not len(self._outputs):
             self._outputs = self._outputs.new_zeros(self._shape)
             self._prompts = self._prompts.new_zeros(self._shape)
-        device = self._outputs.device
-        self._prompts[row].zero_()[torch.tensor(prompt, dtype=torch.int64, device=device)] = True
-        counted = torch.tensor(output, dtype=torch.int64, device=device)
-        self._outputs[row] = torch.bincount(counted, minlength=self._shape[1])
+        read, written = (
+            put(torch.tensor(tokens, dtype=torch.int64), self._outputs.device) for tokens in (prompt, output)
+        )
+        self._prompts[row].zero_().index_fill_(0, read, True)
+        self._outputs[row].zero_().index_add_(0, written, torch.ones_like(written, dtype=torch.int32))
 
     def add(self, rows: Tensor, tokens: Tensor) -> None:
         """One more token (n,) written by each of `rows` (n,)."""

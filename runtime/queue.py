@@ -36,7 +36,9 @@ class RequestQueue:
         """The sequences of a request that have not ended, or the one of that index."""
         return [seq for seq in self._requests.get(request_id, ()) if index is None or seq.index == index]
 
-    def add(self, request: TokenRequest, running: int, constraint: Constraint | None = None) -> None:
+    def add(
+        self, request: TokenRequest, running: int, constraint: Constraint | None = None, queued_at: float | None = None
+    ) -> None:
         """Lines up params.n sequences. Raises RequestError for one that can never run, QueueFullError for one too many.
 
         Sequences that share whole pages of prompt follow the first of them: they line up once it has read the prompt.
@@ -49,7 +51,7 @@ class RequestQueue:
                 f"{self.live - running} sequences wait, of {self._max_waiting} that may; this request adds {n}.",
                 mend="Send the request again later.",
             )
-        leader, *followers = sequences = self._sequences(request, constraint)
+        leader, *followers = sequences = self._sequences(request, constraint, queued_at)
         self._requests[request.request_id] = sequences
         self.live += n
         self.line_up(leader)
@@ -90,7 +92,9 @@ class RequestQueue:
         """Whole pages of its prompt that another sequence can start from: at least one token is always computed."""
         return (seq.num_prompt - 1) // self._page_size
 
-    def _sequences(self, request: TokenRequest, constraint: Constraint | None) -> list[Sequence]:
+    def _sequences(
+        self, request: TokenRequest, constraint: Constraint | None, queued_at: float | None
+    ) -> list[Sequence]:
         params = request.params
         max_len = self._longest(len(request.token_ids), params.max_tokens, pooled=request.pooling is not None)
         stop_token_ids = frozenset(params.stop_token_ids)
@@ -108,6 +112,7 @@ class RequestQueue:
                 max_len=max_len,
                 stop_token_ids=stop_token_ids,
                 constraint=constraint,
+                queued_at=queued_at,
             )
             for index in range(params.n)
         ]

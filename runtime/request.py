@@ -71,4 +71,5 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: str | None = None  # stop | length | abort
     stop_reason: str | int | None = None  # the stop string or token id that ended it
     usage: Usage | None = None  # on the sequence's last chunk
+    queue_seconds: float | None = None  # on its first: from the executor's taking the request to the first step for it
     vector: bytes | None = None  # of an EmbedRequest's one chunk: float32, little-endian

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from ingot.runtime.constraints import RowConstraints
 from ingot.runtime.draw import draw, draw_top_k, draw_truncated, finite
-from ingot.runtime.logprobs import token_logprobs
+from ingot.runtime.logprobs import Measured, measure
 from ingot.runtime.noise import uniform
 from ingot.runtime.params import SamplingParams
 from ingot.runtime.penalties import SeenTokens
 from ingot.runtime.plan import Arrival, Slice, TokenLogprobs
+from ingot.runtime.transfer import put
 
 Rows = NDArray[np.int64]
 COLDEST = 1e-5  # temperatures below are greedy
@@ -108,17 +109,23 @@ class Sampler:
         return tokens
 
     def logprobs(self, logits: Tensor, rows: Rows, tokens: Tensor) -> list[TokenLogprobs | None]:
-        """Of the raw logits (R, V) that `sample` was given, for the rows that ask."""
+        """Of the raw logits (R, V) that `sample` was given, for the rows that ask: at once, on a CPU."""
         found: list[TokenLogprobs | None] = [None] * len(rows)
-        wanted = np.flatnonzero(self._logprobs[rows] >= 0)
-        if len(wanted):
-            if len(wanted) < len(rows):
-                chosen = self._put(wanted)
-                logits, tokens = logits[chosen], tokens[chosen]
-            entries = token_logprobs(logits, tokens, self._logprobs[rows[wanted]].tolist())
-            for place, entry in zip(wanted.tolist(), entries, strict=True):
+        places, measured = self.measure(logits, rows, tokens)
+        if measured is not None:
+            for place, entry in zip(places, measured.read(), strict=True):
                 found[place] = entry
         return found
+
+    def measure(self, logits: Tensor, rows: Rows, tokens: Tensor) -> tuple[list[int], Measured | None]:
+        """The places among `rows` that ask for log-probabilities, and those, on their way to the host."""
+        wanted = np.flatnonzero(self._logprobs[rows] >= 0)
+        if not len(wanted):
+            return [], None
+        if len(wanted) < len(rows):
+            chosen = self._put(wanted)
+            logits, tokens = logits[chosen], tokens[chosen]
+        return wanted.tolist(), measure(logits, tokens, self._logprobs[rows[wanted]].tolist())
 
     def _edit(self, logits: Tensor, rows: Rows, positions: Rows) -> Tensor:
         """Penalties, bias and forbidden stops; `logits` itself where no row has any, else a copy."""
@@ -158,7 +165,9 @@ class Sampler:
             elif kind == 1:
                 tokens[chosen] = draw_truncated(warm, top_p, min_p, noise[chosen])
             else:
-                tokens[chosen] = draw_top_k(warm, top_k.long(), top_p, min_p, noise[chosen])
+                tokens[chosen] = draw_top_k(
+                    warm, top_k.long(), int(numbers[places, 1].max()), top_p, min_p, noise[chosen]
+                )
 
     def _read_edits(self, params: SamplingParams) -> Edits | None:
         """Token ids outside the vocabulary change nothing."""
@@ -167,12 +176,10 @@ class Sampler:
         bias = {token: value for token, value in params.logit_bias.items() if 0 <= token < self._vocab_size}
         stops = {*params.stop_token_ids, *(() if params.ignore_eos else self._eos)}
         return Edits(
-            bias_ids=torch.tensor(list(bias), dtype=torch.int64, device=self._device),
-            bias=torch.tensor(list(bias.values()), dtype=torch.float32, device=self._device),
-            stop_ids=torch.tensor(
-                [t for t in stops if 0 <= t < self._vocab_size], dtype=torch.int64, device=self._device
-            ),
+            bias_ids=self._put(np.array(list(bias), np.int64)),
+            bias=self._put(np.array(list(bias.values()), np.float32)),
+            stop_ids=self._put(np.array([t for t in stops if 0 <= t < self._vocab_size], np.int64)),
         )
 
     def _put(self, values: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(values).to(self._device)
+        return put(values, self._device)

@@ -68,9 +68,9 @@ class Scheduler:
 
     # -- requests in and out
 
-    def add(self, request: TokenRequest, constraint: Constraint | None = None) -> None:
+    def add(self, request: TokenRequest, constraint: Constraint | None = None, queued_at: float | None = None) -> None:
         """Queues params.n sequences. Raises RequestError for one that can never run, QueueFullError for one too many."""
-        self._queue.add(request, len(self._running), constraint)
+        self._queue.add(request, len(self._running), constraint, queued_at)
 
     def abort(self, request_id: str, index: int | None = None) -> list[TokenChunk]:
         """Ends one sequence of a request, or all. Unknown and ended ones are no error: they may just have ended."""
@@ -168,9 +168,8 @@ class Scheduler:
                 break
             self._queue.pop()
             insort(self._running, seq, key=ORDER)
-            seq.status = Status.RUNNING
             self._prompt_tokens += 0 if seq.has_run else seq.num_prompt
-            seq.has_run = True
+            seq.run()
             seq.row = heappop(self._free_rows)
             outputs = seq.tokens[seq.num_prompt :]
             prompt = seq.request.token_ids
@@ -251,6 +250,7 @@ class Scheduler:
             finish_reason=reason,
             stop_reason=stop_reason,
             cached_tokens=seq.cached_tokens,
+            queue_seconds=seq.queue_seconds if is_first else None,
         )
 
     def _settle_pooled(self, seq: Sequence, vector: bytes) -> TokenChunk:

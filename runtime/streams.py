@@ -90,6 +90,7 @@ class SequenceText:
             finish_reason=chunk.finish_reason if stop is None else "stop",
             stop_reason=chunk.stop_reason if stop is None else stop,
             usage=self._usage(chunk) if self.finished else None,
+            queue_seconds=chunk.queue_seconds,
         )
         return [told], [Abort(request_id=self._request.request_id, index=self._index)] if abort else []
 

@@ -15,6 +15,7 @@ from typing import Any, cast
 import msgspec
 
 from ingot.errors import ExecutorDiedError, IngotError, UnavailableError
+from ingot.runtime.logs import LogFormat
 from ingot.runtime.messages import ExecutorFailed, FromExecutor, Ready, Stats, ToExecutor
 from ingot.runtime.streams import as_error
 from ingot.runtime.wire import FrameReader, replies_reader, to_frame
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 class SupervisorOptions:
     loader: str = DEFAULT_LOADER
     log_level: str = "WARNING"
+    log_format: LogFormat = "text"
     load_timeout: float = 1800.0  # seconds an engine may take to load
     heartbeat_timeout: float = 15.0  # seconds without a word before the process counts as hung
     step_timeout: float = 600.0  # seconds a step may take while requests run
@@ -186,7 +188,8 @@ class Supervisor:
             "--loader",
             options.loader,
         ]
-        return [*worker, "--socket-fd", str(theirs.fileno()), "--log-level", options.log_level]
+        logs = ["--log-level", options.log_level, "--log-format", options.log_format]
+        return [*worker, "--socket-fd", str(theirs.fileno()), *logs]
 
     def _take(self, messages: list[FromExecutor]) -> None:
         self._quiet_ticks = 0

@@ -1,14 +1,13 @@
-"""Chat templates: messages in, one prompt text out. Renders in transformers' immutable sandbox; knows no tokens."""
+"""Chat templates: messages in, one prompt text out. Rendered in transformers' sandbox, in another process; knows no tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from ingot.errors import EngineError, RequestError
+from ingot.runtime.rendering import RENDERER
 from ingot.runtime.request import Prompt
 
-# What a template can raise on messages it was not written for; jinja2's own errors come on top.
-TEMPLATE_ERRORS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 RESERVED = frozenset(
     {
         "add_generation_prompt",
@@ -34,10 +33,10 @@ class ChatTemplate:
         return self._sources.get("tool_use", default) if with_tools else default
 
     def render(self, prompt: Prompt) -> str:
-        """The text of prompt.messages. Raises RequestError where the template refuses them, EngineError where it is broken."""
-        from jinja2 import TemplateError, TemplateSyntaxError  # with transformers: seconds that only chats pay
-        from transformers.utils.chat_template_utils import render_jinja_template
+        """The text of prompt.messages. Waits for another process: not for an event loop.
 
+        Raises RequestError where the template refuses them or takes too long, EngineError where it is broken.
+        """
         taken = RESERVED & prompt.template_args.keys()
         if taken:
             raise RequestError(
@@ -45,25 +44,30 @@ class ChatTemplate:
                 param="chat_template_kwargs",
                 mend="Leave them out.",
             )
-        source = self.source(with_tools=bool(prompt.tools))
+        call = {
+            **self._special_tokens,
+            **prompt.template_args,
+            "conversations": [prompt.messages or []],
+            "tools": prompt.tools,
+            "chat_template": self.source(with_tools=bool(prompt.tools)),
+            "add_generation_prompt": prompt.add_generation_prompt,
+            "continue_final_message": prompt.continue_final_message,
+        }
         try:
-            text = render_jinja_template(
-                conversations=[prompt.messages or []],
-                tools=prompt.tools,  # type: ignore[arg-type]
-                chat_template=source,
-                add_generation_prompt=prompt.add_generation_prompt,
-                continue_final_message=prompt.continue_final_message,
-                **{**self._special_tokens, **prompt.template_args},
-            )[0][0]  # the first of the texts, the first of what comes back; annotated as a text of its own
-        except TemplateSyntaxError as error:
-            raise EngineError(
-                f"The engine's chat template is not valid jinja2: {error}.",
-                mend="Correct it in the checkpoint and build again.",
-            ) from error
-        except (TemplateError, *TEMPLATE_ERRORS) as error:
+            answer = RENDERER.ask(call)
+        except (TypeError, ValueError, RecursionError) as error:
             raise RequestError(
-                f"The engine's chat template does not take these messages: {error}.",
+                f"The messages are not JSON: {error}.", param="messages", mend="Send plain values."
+            ) from error
+        if "broken" in answer:
+            raise EngineError(
+                f"The engine's chat template is not valid jinja2: {answer['broken']}.",
+                mend="Correct it in the checkpoint and build again.",
+            )
+        if "refused" in answer:
+            raise RequestError(
+                f"The engine's chat template does not take these messages: {answer['refused']}.",
                 param="messages",
                 mend="Send roles and contents that the model's template knows.",
-            ) from error
-        return text
+            )
+        return answer["text"]

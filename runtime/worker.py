@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ingot.errors import IngotError
+from ingot.runtime.logs import set_up_logs
 from ingot.runtime.messages import (
     Abort,
     ExecutorFailed,
@@ -148,12 +149,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--socket-fd", type=int, required=True)
     parser.add_argument("--loader", default=DEFAULT_LOADER, help="module:function that makes an executor of an engine")
     parser.add_argument("--log-level", default="WARNING")
+    parser.add_argument("--log-format", choices=("text", "json"), default="text")
     options = parser.parse_args(argv)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    logging.basicConfig(
-        level=options.log_level.upper(), format="%(asctime)s executor %(levelname)s %(name)s: %(message)s"
-    )
+    set_up_logs(options.log_level, options.log_format, process="executor")
     os.set_inheritable(options.socket_fd, False)  # else a grandchild would keep the parent from seeing this process die
     with socket.socket(fileno=options.socket_fd) as connection:
         return Worker(connection).run(lambda: load_from(options.loader, options.engine))

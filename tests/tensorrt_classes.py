@@ -33,9 +33,9 @@ FUNCTIONS = (
 
 @cache
 def modules() -> dict[str, ModuleType]:
-    """By name. tensorrt's and tensorrt_lean's wheels import only where their libraries are, so they are tried."""
+    """By name. tensorrt's wheel imports only where its libraries are, so it is tried."""
     found = {}
-    for name in ("tensorrt_rtx", "tensorrt", "tensorrt_lean_bindings"):
+    for name in ("tensorrt_rtx", "tensorrt"):
         try:
             found[name] = import_module(name)
         except (ImportError, OSError, RuntimeError):

@@ -125,7 +125,7 @@ SGLANG = Dialect(
         "--enable-trace": lost(rules.LOGGED, words="none"),
         "--max-loras-per-batch": lost(rules.NO_LORA),
         "--max-lora-rank": lost(rules.NO_LORA),
-        "--is-embedding": lost("embedding models are not supported", words="none"),
+        "--is-embedding": same("engines of decoders and encoders answer /v1/embeddings"),
         "--enable-multimodal": lost(rules.NO_MEDIA, words="none"),
     },
 )

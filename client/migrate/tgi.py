@@ -27,7 +27,7 @@ TGI = Dialect(
         "--max-total-tokens": build("--max-model-len"),
         "--max-batch-size": build("--max-num-seqs"),
         "--max-batch-prefill-tokens": build("--max-num-batched-tokens"),
-        "--json-output": lost("logs are lines of text", words="none"),
+        "--json-output": lost("ingot serve --log-format json", words="none"),
         "--max-concurrent-requests": lost(
             "ingot serve --max-queue bounds those that wait, build --max-num-seqs those that run"
         ),

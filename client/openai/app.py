@@ -31,6 +31,7 @@ from ingot.client.openai.schema_sampling import api_schema
 from ingot.client.openai.sse import ChatEvents, CompletionEvents, UsageTail
 from ingot.client.openai.streaming import collect, event_stream, merge, number_zero, until_gone
 from ingot.client.openai.tools import reading_of
+from ingot.client.openapi import describe_truly
 from ingot.client.page.routes import add_page_routes
 from ingot.client.tei.routes import add_tei_routes
 from ingot.client.tgi.routes import add_tgi_routes
@@ -55,6 +56,7 @@ def create_app(backend: Backend, options: GateOptions | None = None, batches: Ba
     add_file_routes(app, batches)
     add_batch_routes(app, batches)
     add_page_routes(app, backend)
+    describe_truly(app)
     return app
 
 

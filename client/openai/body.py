@@ -15,7 +15,6 @@ from ingot.client.openai.errors import ClientGoneError, from_validation
 from ingot.client.openai.refusals import Refusal, refuse
 from ingot.errors import RequestError
 
-READ_SECONDS = 60.0
 LARGE_BYTES = 1 << 16  # parsed in a thread, so that everybody's tokens do not wait for it
 MAX_VALUES = 1 << 20
 MAX_DEPTH = 64
@@ -32,10 +31,7 @@ async def read_body(request: Request, kind: type[Body], refused: Mapping[str, Re
             f"The content type is {content_type[:80]!r}.", mend="Send JSON with Content-Type: application/json."
         )
     try:
-        async with asyncio.timeout(READ_SECONDS):
-            raw = await request.body()
-    except TimeoutError as error:
-        raise RequestError(f"The body did not arrive within {READ_SECONDS:.0f} s.", mend="Send it at once.") from error
+        raw = await request.body()
     except ClientDisconnect as error:
         raise ClientGoneError from error
     if len(raw) < LARGE_BYTES:

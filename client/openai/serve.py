@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 import socket
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import click
 import uvicorn
@@ -18,14 +22,27 @@ from ingot.client.backend import Backend, ModelCard
 from ingot.client.batch.senders import AppSender
 from ingot.client.batches.behind import BehindBackend
 from ingot.client.batches.service import CONCURRENCY, BatchService
+from ingot.client.connection import Connection, Patience
+from ingot.client.front import Front, FrontOptions
 from ingot.client.openai.app import create_app
 from ingot.client.openai.gate import GateOptions
 from ingot.errors import IngotError
+from ingot.runtime.logs import LogFormat, set_up_logs
 
+SPARE_FILES = 256  # descriptors beside those of connections
 GRACE_SECONDS = 3  # for the last bytes of ended answers to reach their clients
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TlsFiles:
+    """PEM files."""
+
+    cert: Path  # with the chain that leads to its issuer
+    key: Path
+    ca: Path | None = None  # whoever calls must show a certificate of its
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +51,11 @@ class ServeOptions:
     port: int = 8000
     drain_seconds: float = 30.0
     log_level: str = "info"
+    log_format: LogFormat = "text"
     gate: GateOptions = field(default_factory=GateOptions)
+    patience: Patience = field(default_factory=Patience)
+    tls: TlsFiles | None = None
+    front: FrontOptions = field(default_factory=FrontOptions)
     batch_dir: Path | None = None  # of /v1/files and /v1/batches; without one there are none
     batch_concurrency: int = CONCURRENCY
 
@@ -49,7 +70,10 @@ class Server(uvicorn.Server):
 
 def serve(backend: Backend, options: ServeOptions) -> None:
     """Returns after a signal, when running requests have ended. Raises what the backend's start raises."""
-    logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    set_up_logs(options.log_level, options.log_format, process="server")
+    check_tls(options.tls)
+    backend = Front(backend, options.front)
+    allow_files(options.patience.max_connections + SPARE_FILES)
     asyncio.run(serve_until_signal(backend, options))
 
 
@@ -72,24 +96,17 @@ async def run_server(
     signals: asyncio.Queue[None],
     batches: BatchService | None = None,
 ) -> None:
-    config = uvicorn.Config(
-        create_app(backend, options.gate, batches),
-        log_level=options.log_level,
-        log_config=None,
-        access_log=options.log_level == "debug",
-        lifespan="off",
-        timeout_graceful_shutdown=GRACE_SECONDS,
-    )
-    server = Server(config)
+    server = Server(server_config(backend, options, batches))
     serving = asyncio.create_task(server.serve([sock]))
     cards = await backend.models()
     names = ", ".join(card.name for card in cards)
     host, port = sock.getsockname()[:2]
-    click.echo(f"ingot serves {names} at http://{host}:{port}/v1", err=True)
-    click.echo(f"status page: http://{host}:{port}/", err=True)
+    at = f"{'https' if options.tls else 'http'}://{host}:{port}"
+    announce(f"ingot serves {names} at {at}/v1", options)
+    announce(f"status page: {at}/", options)
     for card in cards:
         if card.sampling:
-            click.echo(sampling_line(card), err=True)
+            announce(sampling_line(card), options)
     if batches is not None:
         batches.start(AppSender(create_app(BehindBackend(backend))))
     await asyncio.wait(
@@ -103,6 +120,57 @@ async def run_server(
         await backend.stop(0)
     server.should_exit = True
     await serving
+
+
+def server_config(backend: Backend, options: ServeOptions, batches: BatchService | None = None) -> uvicorn.Config:
+    tls = options.tls
+    return uvicorn.Config(
+        create_app(backend, options.gate, batches),
+        http=cast(Any, partial(Connection, patience=options.patience)),  # called, whatever uvicorn's annotation says
+        h11_max_incomplete_event_size=options.gate.max_header_bytes,
+        log_level=options.log_level,
+        log_config=None,
+        access_log=False,  # the gate writes its own
+        lifespan="off",
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        ssl_certfile=tls.cert if tls else None,
+        ssl_keyfile=tls.key if tls else None,
+        ssl_ca_certs=str(tls.ca) if tls and tls.ca else None,
+        ssl_cert_reqs=ssl.CERT_REQUIRED if tls and tls.ca else ssl.CERT_NONE,
+    )
+
+
+def announce(sentence: str, options: ServeOptions) -> None:
+    """Where the server is: said at every log level, for whoever started it reads this."""
+    if options.log_format == "json":
+        record = logger.makeRecord(logger.name, logging.INFO, __file__, 0, sentence, (), None)
+        logging.getLogger().handle(record)
+    else:
+        click.echo(sentence, err=True)
+
+
+def check_tls(tls: TlsFiles | None) -> None:
+    """Raises IngotError where the files are not a certificate and its key."""
+    if tls is None:
+        return
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tls.cert, tls.key)
+        if tls.ca is not None:
+            context.load_verify_locations(tls.ca)
+    except (OSError, ssl.SSLError) as error:
+        raise IngotError(
+            f"The TLS files cannot be used: {error}.", mend="Give PEM files: a certificate and the key it belongs to."
+        ) from error
+
+
+def allow_files(wanted: int) -> None:
+    """Raises this process's limit of open files towards what its administrator allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )
 
 
 def sampling_line(card: ModelCard) -> str:

@@ -6,8 +6,11 @@
 //   out^T    (D x heads)      = V^T (D x tokens) . P^T                byte permutes pair the tokens of V
 // FP8 becomes fp16 in registers, two bytes an instruction. Flash-decoding softmax (arXiv:2205.14135, 2311.01282).
 //
-// Defined at compile time: HEAD_DIM (64, 128), GROUP (query heads per KV head, <= 8), PAGE (multiple of 16),
-// KV_FP8 (0, 1), WARPS, SUB (16-token subtiles a warp takes at a time).
+// ROTATES: q is the qkv product itself. Each block rotates its queries (and norms them first, where there are weights to), and
+// the warp that reads the newest token rotates and stores its key and value before: no kernel of its own for that.
+//
+// Defined at compile time: ROTATES (0, 1: head dim 128 only), HEAD_DIM (64, 128), GROUP (query heads per KV head, <= 8), PAGE (multiple of 16),
+// KV_FP8 (0, 1), LATE (0, 1: see overlap.py), WARPS, SUB (16-token subtiles a warp takes at a time).
 // Cache: [2][pages][kv heads][PAGE][HEAD_DIM]. q and out: [sequences][kv heads * GROUP][HEAD_DIM] bf16.
 
 typedef unsigned int u32;
@@ -25,19 +28,24 @@ typedef long long i64;
 #define TILE (16 * SUB)
 #define QW (HEAD_DIM / 8)
 #define NEG (-1e30f)
+#if ROTATES
+#define NC ""                                        // the newest token is written in the same launch
+#else
+#define NC ".nc"
+#endif
 
 struct Words { u32 w[4]; };
 
 __device__ __forceinline__ Words load16(const u8* p) {
     Words r;
-    asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];"
+    asm volatile("ld.global" NC ".L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r.w[0]), "=r"(r.w[1]), "=r"(r.w[2]), "=r"(r.w[3]) : "l"(p));
     return r;
 }
 __device__ __forceinline__ Words load_value(const u8* p) {
     if (VB == 16) return load16(p);
     Words r;
-    asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0,%1}, [%2];" : "=r"(r.w[0]), "=r"(r.w[1]) : "l"(p));
+    asm volatile("ld.global" NC ".L1::no_allocate.v2.u32 {%0,%1}, [%2];" : "=r"(r.w[0]), "=r"(r.w[1]) : "l"(p));
     r.w[2] = r.w[3] = 0;
     return r;
 }
@@ -71,6 +79,51 @@ __device__ __forceinline__ void load_query(u32 (&qf)[QW], const u16* q, int c, b
         qf[i] = KV_FP8 ? pack_f16(bf16_to_float(pair & 0xffff), __uint_as_float(pair & 0xffff0000u)) : pair;
     }
 }
+
+#if ROTATES
+// RMS norm and rotation of a head's row, of which a lane holds columns `column(i)` + 0, 1 and, QW / 2 pairs on, 64 more: raw in and
+// out, bf16. `angles`: 64 cosines, then 64 sines. `lanes` of the warp hold a row together.
+template <int PAIRS, int LANES, typename Column>
+__device__ __forceinline__ void rotate(u32 (&pairs)[PAIRS], const float* angles, const u16* norm, float eps, Column column) {
+    float inverse = 1.f;
+    if (norm) {
+        float sum = 0.f;
+#pragma unroll
+        for (int i = 0; i < PAIRS; ++i) {
+            const float lo = bf16_to_float(pairs[i] & 0xffff), hi = __uint_as_float(pairs[i] & 0xffff0000u);
+            sum += lo * lo + hi * hi;
+        }
+#pragma unroll
+        for (int d = 1; d < LANES; d <<= 1) sum += __shfl_xor_sync(~0u, sum, d);
+        inverse = rsqrtf(sum / HEAD_DIM + eps);
+    }
+#pragma unroll
+    for (int i = 0; i < PAIRS / 2; ++i) {
+        const int at = column(i);
+        float first[2], second[2];
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+            const u32 a = pairs[i], b = pairs[i + PAIRS / 2];
+            float lo = e ? __uint_as_float(a & 0xffff0000u) : bf16_to_float(a & 0xffff);
+            float hi = e ? __uint_as_float(b & 0xffff0000u) : bf16_to_float(b & 0xffff);
+            if (norm) lo *= inverse * bf16_to_float(norm[at + e]), hi *= inverse * bf16_to_float(norm[at + e + 64]);
+            const float cosine = angles[at + e], sine = angles[at + e + 64];
+            first[e] = lo * cosine - hi * sine, second[e] = hi * cosine + lo * sine;
+        }
+        pairs[i] = pack_bf16(first[0], first[1]), pairs[i + PAIRS / 2] = pack_bf16(second[0], second[1]);
+    }
+}
+__device__ __forceinline__ void store_pair(u8* row, int column, u32 pair, float inverse_scale) {
+#if KV_FP8
+    u16 d;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(d)
+        : "f"(__uint_as_float(pair & 0xffff0000u) * inverse_scale), "f"(bf16_to_float(pair & 0xffff) * inverse_scale));
+    *(u16*)(row + column) = d;
+#else
+    *(u32*)(row + 2 * column) = pair;
+#endif
+}
+#endif
 
 __device__ __forceinline__ void scores(float (&s)[4], const Words (&k0)[KP], const Words (&k1)[KP], const u32 (&qf)[QW]) {
     s[0] = s[1] = s[2] = s[3] = 0.f;
@@ -121,7 +174,11 @@ __device__ __forceinline__ int element(int tile, int r, int g) {
 extern "C" __global__ void __launch_bounds__(WARPS * 32)
 paged_decode(u16* __restrict__ out, const u16* __restrict__ q, const u8* __restrict__ kv, const int* __restrict__ page_table,
              const int* __restrict__ rows, const int* __restrict__ lengths, float* __restrict__ partial, int* __restrict__ counters,
-             i64 value_offset, int max_pages, int window, float score_scale, float value_scale) {
+             i64 value_offset, int max_pages, int window, float score_scale, float value_scale
+#if ROTATES
+             , const float* __restrict__ table, const u16* __restrict__ q_norm, const u16* __restrict__ k_norm, float eps, float key_scale
+#endif
+             ) {
     __shared__ float part_out[WARPS][GROUP][HEAD_DIM];
     __shared__ float part_max[WARPS][8], part_sum[WARPS][8];
     __shared__ int is_last;
@@ -129,7 +186,7 @@ paged_decode(u16* __restrict__ out, const u16* __restrict__ q, const u8* __restr
     const int split = blockIdx.x, head = blockIdx.y, seq = blockIdx.z, kv_heads = gridDim.y;
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
-    asm volatile("griddepcontrol.launch_dependents;");
+    if (!LATE) asm volatile("griddepcontrol.launch_dependents;");
 #endif
     const int length = lengths[seq];
     if (length <= 0) return;
@@ -146,7 +203,38 @@ paged_decode(u16* __restrict__ out, const u16* __restrict__ q, const u8* __restr
     const i64 page_bytes = (i64)kv_heads * PAGE * ROW;
     const u8* key_base = kv + (i64)head * PAGE * ROW;
     u32 qf[QW];
+#if ROTATES
+    const u16* qkv = q + (i64)seq * kv_heads * (GROUP + 2) * HEAD_DIM;
+    const float* angles = table + (i64)(length - 1) * HEAD_DIM;
+    {
+        const int piece = 16 / BYTES;
+        auto column = [&](int i) { return (2 * i / piece) * 4 * piece + c * piece + 2 * i % piece; };
+        const u16* row = qkv + (head * GROUP + (g < GROUP ? g : 0)) * HEAD_DIM;
+#pragma unroll
+        for (int i = 0; i < QW; ++i) qf[i] = g < GROUP ? *reinterpret_cast<const u32*>(row + column(i)) : 0u;
+        rotate<QW, 4>(qf, angles, q_norm, eps, column);
+#pragma unroll
+        for (int i = 0; i < QW; ++i)
+            if (KV_FP8) qf[i] = pack_f16(bf16_to_float(qf[i] & 0xffff), __uint_as_float(qf[i] & 0xffff0000u));
+    }
+    if (begin < tile_hi && tile_hi == end && (tile_hi - 1 - begin) % WARPS == warp) {
+        const int token = length - 1, at = 2 * lane;
+        const i64 place = (i64)pages[token / PAGE] * page_bytes + (token % PAGE) * ROW;
+        const u16 *key = qkv + (kv_heads * GROUP + head) * HEAD_DIM, *value = key + kv_heads * HEAD_DIM;
+        u32 k[2] = {*(const u32*)(key + at), *(const u32*)(key + at + 64)};
+        rotate<2, 32>(k, angles, k_norm, eps, [&](int) { return at; });
+        u8* to = const_cast<u8*>(key_base) + place;
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            store_pair(to, at + 64 * i, k[i], 1.f / key_scale);
+            store_pair(to + value_offset, at + 64 * i, *(const u32*)(value + at + 64 * i), 1.f / value_scale);
+        }
+        __threadfence_block();
+        __syncwarp();
+    }
+#else
     load_query(qf, q + ((i64)seq * kv_heads * GROUP + head * GROUP + (g < GROUP ? g : 0)) * HEAD_DIM, c, g < GROUP);
+#endif
 
     float acc[MT][4];
 #pragma unroll
@@ -248,6 +336,9 @@ paged_decode(u16* __restrict__ out, const u16* __restrict__ q, const u8* __restr
         if (more) load_values(at);
     }
 
+#if __CUDA_ARCH__ >= 900
+    if (LATE) asm volatile("griddepcontrol.launch_dependents;");
+#endif
     // Warps, then splits, are combined by their maxima and sums.
 #pragma unroll
     for (int d = 4; d < 32; d <<= 1) l0 += __shfl_xor_sync(~0u, l0, d), l1 += __shfl_xor_sync(~0u, l1, d);

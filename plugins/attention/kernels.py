@@ -43,8 +43,8 @@ def attend(q, cache, value_offset, table, token, inside, visible, top, total, ac
 
 
 @triton.jit(do_not_specialize=["slots"])
-def write_kernel(k, v, slots, cache, k_scale, v_scale, value_offset, num_kv_heads,
-                 HEADS: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, PAGE: tl.constexpr, PDL: tl.constexpr = False):  # fmt: skip
+def write_kernel(k, v, slots, cache, k_scale, v_scale, value_offset: tl.int64, num_kv_heads,
+                 HEADS: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, PAGE: tl.constexpr, PDL: tl.constexpr = 0):  # fmt: skip
     """Grid (T, ceil(K / HEADS)): one token's keys and values (T, K, D) to its slot; none where that is negative."""
     after_previous(PDL)
     token = tl.program_id(0).to(tl.int64)
@@ -66,7 +66,7 @@ def write_kernel(k, v, slots, cache, k_scale, v_scale, value_offset, num_kv_head
 
 @triton.jit(do_not_specialize=["query_starts", "num_seqs"])
 def tiles_kernel(
-    query_starts, tile_seqs, tile_starts, num_seqs, TOKENS: tl.constexpr, SEQS: tl.constexpr, PDL: tl.constexpr = False
+    query_starts, tile_seqs, tile_starts, num_seqs, TOKENS: tl.constexpr, SEQS: tl.constexpr, PDL: tl.constexpr = 0
 ):
     """Grid (tiles,): what tiles.py plans, without asking the host for the counts; SEQS bounds num_seqs.
 
@@ -86,8 +86,8 @@ def tiles_kernel(
 
 @triton.jit(do_not_specialize=["rows", "lengths", "splits"])
 def decode_kernel(
-    q, cache, page_table, rows, lengths, out, partial, score_scale, v_scale, value_offset, max_pages, num_kv_heads, splits,
-    WINDOW: tl.constexpr, HAS_ROWS: tl.constexpr, G: tl.constexpr, GP: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, PAGE: tl.constexpr, TILE: tl.constexpr, PDL: tl.constexpr = False,
+    q, cache, page_table, rows, lengths, out, partial, score_scale, v_scale, value_offset: tl.int64, max_pages, num_kv_heads, splits,
+    WINDOW: tl.constexpr, HAS_ROWS: tl.constexpr, G: tl.constexpr, GP: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, PAGE: tl.constexpr, TILE: tl.constexpr, PDL: tl.constexpr = 0,
 ):  # fmt: skip
     """Grid (splits, K, S): the G query heads of one KV head, padded to GP rows, over one split of one sequence's context.
 
@@ -131,7 +131,7 @@ def decode_kernel(
 
 @triton.jit(do_not_specialize=["lengths", "splits"])
 def combine_kernel(partial, lengths, out, v_scale, num_kv_heads, splits, G: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
-                   SP: tl.constexpr, PDL: tl.constexpr = False):  # fmt: skip
+                   SP: tl.constexpr, PDL: tl.constexpr = 0):  # fmt: skip
     """Grid (K * G, S): joins the splits of one query head by their maxima and sums (Flash-Decoding)."""
     after_previous(PDL)
     seq = tl.program_id(1).to(tl.int64)
@@ -150,9 +150,9 @@ def combine_kernel(partial, lengths, out, v_scale, num_kv_heads, splits, G: tl.c
 
 @triton.jit(do_not_specialize=["rows", "query_starts", "lengths", "tile_seqs", "tile_starts"])
 def prefill_kernel(
-    q, cache, page_table, rows, query_starts, lengths, tile_seqs, tile_starts, out, score_scale, v_scale, value_offset, max_pages,
+    q, cache, page_table, rows, query_starts, lengths, tile_seqs, tile_starts, out, score_scale, v_scale, value_offset: tl.int64, max_pages,
     num_kv_heads,
-    WINDOW: tl.constexpr, HAS_ROWS: tl.constexpr, G: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, PAGE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, PDL: tl.constexpr = False,
+    WINDOW: tl.constexpr, HAS_ROWS: tl.constexpr, G: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, PAGE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, PDL: tl.constexpr = 0,
 ):  # fmt: skip
     """Grid (tiles, K): BM // G consecutive query tokens of one sequence with their G heads each, over all keys they may see.
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -18,11 +20,15 @@ from torch import Tensor
 from ingot.network.config import ModelConfig
 from ingot.plugins.attention import kernels
 from ingot.plugins.attention.tiles import prefill_rows
-from ingot.plugins.cubin import kernel
-from ingot.plugins.overlap import overlap
+from ingot.plugins.cubin import Argument, kernel
+from ingot.plugins.overlap import LATE, overlap
+from ingot.plugins.packed import launch
 
 SOURCE = Path(__file__).with_name("decode.cu")
+PREFILL_SOURCE = Path(__file__).with_name("prefill.cu")
+PREFILL_SHARED = (4 * 128 + 2 * 128) * 128 * 2 + 1024  # bytes: four tiles of keys or values, two of queries, alignment
 LOG2_E = math.log2(math.e)
+MAX_SPLITS = 32
 WRITTEN_HEADS = 8  # that one program of the write kernel takes
 
 
@@ -77,35 +83,91 @@ def choose_decode(
     cuda = dim in (64, 128) and group <= 8 and dtype in (torch.bfloat16, torch.float8_e4m3fn)
     blocks = num_seqs * num_kv_heads
     wide = dtype == torch.bfloat16
-    splits = max(1, min(132 * 2 // blocks, max_length // 256, 32))
+    splits = max(1, min(132 * 2 // blocks, max_length // 256, MAX_SPLITS))
     if blocks >= 512:  # enough blocks: few warps each, so that none idles at a sequence's end
         return DecodeChoice(splits=1, cuda=cuda, warps=2 if wide or blocks >= 1024 else 8, sub=2 if wide else 1)
     return DecodeChoice(splits=splits, cuda=cuda, warps=8, sub=1)
 
 
-def decode_defines(choice: DecodeChoice, *, dim: int, group: int, page: int, fp8: bool) -> dict[str, int]:
+def decode_defines(
+    choice: DecodeChoice, *, dim: int, group: int, page: int, fp8: bool, late: bool, rotates: bool = False
+) -> dict[str, int]:
     """What decode.cu is compiled with."""
-    return {"HEAD_DIM": dim, "GROUP": group, "PAGE": page, "KV_FP8": int(fp8), "WARPS": choice.warps, "SUB": choice.sub}
+    return {
+        "ROTATES": int(rotates),
+        "HEAD_DIM": dim, "GROUP": group, "PAGE": page, "KV_FP8": int(fp8), "WARPS": choice.warps, "SUB": choice.sub, "LATE": int(late),
+    }  # fmt: skip
 
 
 def compile_decode(
     config: ModelConfig, max_num_seqs: int, max_length: int, page: int, dtype: torch.dtype, kv_dtype: torch.dtype
 ) -> None:
-    """Has the CUDA C++ decode kernel in the kernel cache in every form that batches up to max_num_seqs choose."""
-    group, fp8 = config.num_heads // config.num_kv_heads, kv_dtype == torch.float8_e4m3fn
+    """Has the CUDA C++ decode kernel in the kernel cache in every form that batches up to max_num_seqs choose, but for those
+    that rotate: they run in captured steps alone."""
+    dim, group, fp8 = config.head_dim, config.num_heads // config.num_kv_heads, kv_dtype == torch.float8_e4m3fn
     for num_seqs in range(1, max_num_seqs + 1):
-        choice = choose_decode(num_seqs, config.num_kv_heads, group, config.head_dim, kv_dtype, max_length)
+        choice = choose_decode(num_seqs, config.num_kv_heads, group, dim, kv_dtype, max_length)
         if choice.cuda and dtype == torch.bfloat16:
-            kernel(SOURCE, "paged_decode", decode_defines(choice, dim=config.head_dim, group=group, page=page, fp8=fp8))
+            late = overlap(num_seqs) == LATE
+            defines = decode_defines(choice, dim=dim, group=group, page=page, fp8=fp8, late=late)
+            kernel(SOURCE, "paged_decode", defines)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rotation:
+    """What turns a qkv product into rotated queries, keys and values; see rope/launch.py."""
+
+    table: Tensor  # (positions, D) float32
+    norms: tuple[Tensor, Tensor] | None
+    eps: float
+
+
+def rotates_within(dim: int, dtype: torch.dtype, choice: DecodeChoice | None) -> bool:
+    """Whether decode.cu can rotate queries and write keys and values itself."""
+    return choice is not None and choice.cuda and dim == 128 and dtype == torch.bfloat16
+
+
+def rotate_and_decode(
+    qkv: Tensor, rotation: Rotation, paged: Paged, out: Tensor, work: Workspace, choice: DecodeChoice
+) -> None:
+    """`decode` of qkv (S, (H + 2K) * D), not rotated yet, whose keys and values go to the cache at position length - 1."""
+    num_heads = out.shape[1]
+    norms = rotation.norms or (None, None)
+    more = [rotation.table, *norms, ctypes.c_float(rotation.eps), ctypes.c_float(paged.kv_scales[0])]
+    cuda_decode(qkv, paged, out, work, choice, num_heads // paged.cache.shape[2], more)
+
+
+def cuda_decode(
+    q: Tensor,
+    paged: Paged,
+    out: Tensor,
+    work: Workspace,
+    choice: DecodeChoice,
+    group: int,
+    more: Sequence[Argument] = (),
+) -> None:
+    num_seqs, _, dim = out.shape
+    num_kv_heads, page = paged.cache.shape[2:4]
+    early_or_late, fp8 = overlap(num_seqs), paged.cache.dtype == torch.float8_e4m3fn
+    late = early_or_late == LATE
+    defines = decode_defines(choice, dim=dim, group=group, page=page, fp8=fp8, late=late, rotates=bool(more))
+    kernel(SOURCE, "paged_decode", defines).launch(
+        (choice.splits, num_kv_heads, num_seqs), 32 * choice.warps,
+        [out, q, paged.cache, paged.page_table, paged.rows, paged.lengths, work.partial, work.counters,
+         ctypes.c_longlong(paged.cache.stride(0) * paged.cache.element_size()), ctypes.c_int(paged.page_table.stride(0)),
+         ctypes.c_int(paged.window), ctypes.c_float(paged.score_scale), ctypes.c_float(paged.kv_scales[1]), *more],
+        overlap=early_or_late > 0,
+    )  # fmt: skip
 
 
 def write(k: Tensor, v: Tensor, slots: Tensor, cache: Tensor, kv_scales: tuple[float, float]) -> None:
     """k, v (T, K, D) to cache (2, P, K, B, D) at `slots` (T,), nowhere where negative; an FP8 cache holds value / scale."""
     num_tokens, num_kv_heads, dim = k.shape
     heads = min(WRITTEN_HEADS, triton.next_power_of_2(num_kv_heads))
-    kernels.write_kernel[(num_tokens, triton.cdiv(num_kv_heads, heads))](
+    launch(
+        kernels.write_kernel, (num_tokens, triton.cdiv(num_kv_heads, heads)),
         k, v, slots, cache, *kv_scales, cache.stride(0), num_kv_heads, HEADS=heads, D=dim, DP=triton.next_power_of_2(dim),
-        PAGE=cache.shape[3], num_warps=4, PDL=overlap(num_tokens), launch_pdl=overlap(num_tokens),
+        PAGE=cache.shape[3], num_warps=4, overlap=overlap(num_tokens),
     )  # fmt: skip
 
 
@@ -116,27 +178,19 @@ def decode(q: Tensor, paged: Paged, out: Tensor, work: Workspace, choice: Decode
     group = num_heads // num_kv_heads
     grid = (choice.splits, num_kv_heads, num_seqs)
     if choice.cuda and q.dtype == torch.bfloat16:
-        fp8 = paged.cache.dtype == torch.float8_e4m3fn
-        defines = decode_defines(choice, dim=dim, group=group, page=page, fp8=fp8)
-        kernel(SOURCE, "paged_decode", defines).launch(
-            grid, 32 * choice.warps,
-            [out, q, paged.cache, paged.page_table, paged.rows, paged.lengths, work.partial, work.counters,
-             ctypes.c_longlong(paged.cache.stride(0) * paged.cache.element_size()), ctypes.c_int(paged.page_table.stride(0)),
-             ctypes.c_int(paged.window), ctypes.c_float(paged.score_scale), ctypes.c_float(paged.kv_scales[1])],
-            overlap=overlap(num_seqs),
-        )  # fmt: skip
+        cuda_decode(q, paged, out, work, choice, group)
         return
     padded = triton.next_power_of_2(dim)
-    kernels.decode_kernel[grid](
+    launch(kernels.decode_kernel, grid, 
         q, paged.cache, paged.page_table, paged.lengths if paged.rows is None else paged.rows, paged.lengths, out, work.partial,
         paged.score_scale, paged.kv_scales[1], paged.cache.stride(0), paged.page_table.stride(0), num_kv_heads, choice.splits,
         WINDOW=paged.window, HAS_ROWS=paged.rows is not None, G=group, GP=max(16, triton.next_power_of_2(group)), D=dim, DP=padded,
-        PAGE=page, TILE=choice.tile, num_warps=2, num_stages=3, PDL=overlap(q.shape[0]), launch_pdl=overlap(q.shape[0]),
+        PAGE=page, TILE=choice.tile, num_warps=2, num_stages=3, overlap=overlap(q.shape[0]),
     )  # fmt: skip
     if choice.splits > 1:
-        kernels.combine_kernel[(num_heads, num_seqs)](
+        launch(kernels.combine_kernel, (num_heads, num_seqs), 
             work.partial, paged.lengths, out, paged.kv_scales[1], num_kv_heads, choice.splits, G=group, D=dim, DP=padded,
-            SP=triton.next_power_of_2(choice.splits), num_warps=4, PDL=overlap(q.shape[0]), launch_pdl=overlap(q.shape[0]),
+            SP=MAX_SPLITS, num_warps=4, overlap=overlap(q.shape[0]),
         )  # fmt: skip
 
 
@@ -153,20 +207,22 @@ def device_tiles(query_starts: Tensor, num_tokens: int, tokens_per_tile: int, *,
     num_seqs = query_starts.shape[0] - 1
     most = num_tokens // tokens_per_tile + num_seqs
     seqs, starts = torch.empty(2, most, dtype=torch.int32, device=query_starts.device)
-    kernels.tiles_kernel[(most,)](
+    launch(
+        kernels.tiles_kernel, (most,),
         query_starts, seqs, starts, num_seqs, TOKENS=tokens_per_tile, SEQS=triton.next_power_of_2(max_seqs), num_warps=4,
-        PDL=overlap(most), launch_pdl=overlap(most),
+        overlap=overlap(most),
     )  # fmt: skip
     return Tiles(seqs=seqs, starts=starts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefillChoice:
-    """A prefill program's keys at a time, warps and pipeline stages."""
+    """A Triton prefill program's keys at a time, warps and pipeline stages; or prefill.cu, which has its own."""
 
-    keys: int
-    warps: int
-    stages: int
+    keys: int = 128
+    warps: int = 8
+    stages: int = 2
+    cuda: bool = False
 
 
 def choose_prefill(dim: int, kv_dtype: torch.dtype) -> PrefillChoice:
@@ -178,16 +234,63 @@ def choose_prefill(dim: int, kv_dtype: torch.dtype) -> PrefillChoice:
     return PrefillChoice(keys=128, warps=8, stages=2) if dim == 128 else PrefillChoice(keys=64, warps=4, stages=2)
 
 
+def fits_cuda_prefill(q: Tensor, cache: Tensor) -> bool:
+    """Whether prefill.cu takes queries (T, H, D) over `cache`: bf16, head dim 128, on a Hopper GPU."""
+    kv_dtypes = (torch.bfloat16, torch.float8_e4m3fn)
+    shapes = q.shape[2] == 128 and q.shape[1] // cache.shape[2] <= 64 and cache.shape[3] % 16 == 0
+    return q.dtype == torch.bfloat16 and cache.dtype in kv_dtypes and shapes and capability() == (9, 0)
+
+
+@cache
+def capability() -> tuple[int, int]:
+    return torch.cuda.get_device_capability()
+
+
+@cache
+def num_processors() -> int:
+    return torch.cuda.get_device_properties(torch.cuda.current_device()).multi_processor_count
+
+
 def prefill(
     q: Tensor, paged: Paged, query_starts: Tensor, tiles: Tiles, out: Tensor, choice: PrefillChoice | None = None
 ) -> None:
     """q, out (T, H, D), ragged by query_starts (S + 1,); causal over the whole context, prefix included."""
+    choice = choice or choose_prefill(q.shape[2], paged.cache.dtype)
+    run = cuda_prefill if choice.cuda and fits_cuda_prefill(q, paged.cache) else triton_prefill
+    run(q, paged, query_starts, tiles, out, choice)
+
+
+def triton_prefill(
+    q: Tensor, paged: Paged, query_starts: Tensor, tiles: Tiles, out: Tensor, choice: PrefillChoice
+) -> None:
     _, num_heads, dim = q.shape
     num_kv_heads, page = paged.cache.shape[2:4]
-    group, choice = num_heads // num_kv_heads, choice or choose_prefill(dim, paged.cache.dtype)
-    kernels.prefill_kernel[(tiles.seqs.shape[0], num_kv_heads)](
+    group = num_heads // num_kv_heads
+    if choice.cuda:  # asked for and not possible
+        choice = choose_prefill(dim, paged.cache.dtype)
+    launch(
+        kernels.prefill_kernel, (tiles.seqs.shape[0], num_kv_heads),
         q, paged.cache, paged.page_table, paged.lengths if paged.rows is None else paged.rows, query_starts, paged.lengths, tiles.seqs,
         tiles.starts, out, paged.score_scale, paged.kv_scales[1], paged.cache.stride(0), paged.page_table.stride(0), num_kv_heads,
         WINDOW=paged.window, HAS_ROWS=paged.rows is not None, G=group, D=dim, DP=triton.next_power_of_2(dim), PAGE=page,
-        BM=prefill_rows(group, dim), BN=choice.keys, num_warps=choice.warps, num_stages=choice.stages, PDL=overlap(q.shape[0]), launch_pdl=overlap(q.shape[0]),
+        BM=prefill_rows(group, dim), BN=choice.keys, num_warps=choice.warps, num_stages=choice.stages, overlap=overlap(q.shape[0]),
+    )  # fmt: skip
+
+
+def cuda_prefill(
+    q: Tensor, paged: Paged, query_starts: Tensor, tiles: Tiles, out: Tensor, choice: PrefillChoice
+) -> None:
+    num_kv_heads, page = paged.cache.shape[2:4]
+    defines = {
+        "GROUP": q.shape[1] // num_kv_heads,
+        "PAGE": page,
+        "KV_FP8": int(paged.cache.dtype == torch.float8_e4m3fn),
+    }
+    items = tiles.seqs.shape[0] * num_kv_heads
+    kernel(PREFILL_SOURCE, "paged_prefill", defines, shared=PREFILL_SHARED).launch(
+        (min(items, num_processors()), 1, 1), 384,
+        [out, q, paged.cache, paged.page_table, paged.rows, query_starts, paged.lengths, tiles.seqs, tiles.starts,
+         ctypes.c_longlong(paged.cache.stride(0) * paged.cache.element_size()), ctypes.c_int(paged.page_table.stride(0)),
+         ctypes.c_int(num_kv_heads), ctypes.c_int(items), ctypes.c_int(paged.window), ctypes.c_float(paged.score_scale),
+         ctypes.c_float(paged.kv_scales[1])],
     )  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ingot.network.ops import Batch
-from ingot.plugins.attention.launch import DecodeChoice, Paged, Tiles, Workspace, decode, prefill
+from ingot.plugins.attention.launch import DecodeChoice, Paged, PrefillChoice, Tiles, Workspace, decode, prefill
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,11 +21,13 @@ class CudaBatch(Batch[Tensor]):
     all_rows: bool = False  # a decode step: logit_rows is every row, in order
 
 
-def attend(q: Tensor, paged: Paged, step: CudaBatch, out: Tensor, work: Workspace) -> None:
-    """q, out (T, H, D); the cache already holds the step's keys and values."""
+def attend(
+    q: Tensor, paged: Paged, step: CudaBatch, out: Tensor, work: Workspace, choice: PrefillChoice | None = None
+) -> None:
+    """q, out (T, H, D); the cache already holds the step's keys and values. `choice`: how prompts are read."""
     if step.num_decodes:
         assert step.decode_choice is not None
         n = step.num_decodes
         decode(q[:n], paged, out[:n], work, step.decode_choice)
     if step.tiles is not None:
-        prefill(q, paged, step.query_starts, step.tiles, out)
+        prefill(q, paged, step.query_starts, step.tiles, out, choice)

@@ -23,7 +23,7 @@ def tile_of(m_rows, n_rows, BM: tl.constexpr, BN: tl.constexpr, GROUP: tl.conste
 @triton.jit(do_not_specialize=["m_rows"])
 def scaled_gemm_kernel(
     x, w, x_scale, w_scale, bias, out, m_rows, n_rows, k,
-    SCALED: tl.constexpr, BIAS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr, PDL: tl.constexpr = False,
+    SCALED: tl.constexpr, BIAS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr, PDL: tl.constexpr = 0,
 ):  # fmt: skip
     """out (M, N) = x (M, K) . w (N, K)^T * x_scale (M,) * w_scale (N,) + bias. int8, e4m3 or float operands."""
     after_previous(PDL)
@@ -54,7 +54,7 @@ def scaled_gemm_kernel(
 @triton.jit(do_not_specialize=["m_rows"])
 def int4_gemm_kernel(
     x, w, w_scale, bias, out, m_rows, n_rows, k,
-    BIAS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, GROUP_K: tl.constexpr, GROUP: tl.constexpr, PDL: tl.constexpr = False,
+    BIAS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, GROUP_K: tl.constexpr, GROUP: tl.constexpr, PDL: tl.constexpr = 0,
 ):  # fmt: skip
     """out (M, N) = x (M, K) . w^T. w (N, K/2): low nibble = even k, two's complement; w_scale (N, K/GROUP_K) float32.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -18,8 +18,10 @@ from torch.nn import functional
 from ingot.network.weights import INT4_GROUP, Scheme, Weight
 from ingot.plugins.cubin import kernel
 from ingot.plugins.linear import kernels
-from ingot.plugins.overlap import overlap
+from ingot.plugins.overlap import LATE, overlap
+from ingot.plugins.packed import launch
 from ingot.plugins.quantize.launch import Quantized
+from ingot.plugins.variants import Variants
 
 SOURCE = Path(__file__).with_name("skinny.cu")
 INT4_SOURCE = Path(__file__).with_name("skinny_int4.cu")
@@ -64,9 +66,11 @@ def bucket_of(num_rows: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choices:
-    """What the tuner found fastest, by scheme, (N, K) and row bucket; a sound guess where it found nothing."""
+    """What the tuner found fastest: linears by scheme, (N, K) and row bucket, a sound guess where it found nothing; and the
+    other kernels' variants."""
 
     tuned: Mapping[tuple[str, int, int, int], Choice]
+    variants: Variants = field(default_factory=Variants)
 
     def pick(self, scheme: Scheme, n: int, k: int, num_rows: int) -> Choice:
         bucket = bucket_of(num_rows)
@@ -124,18 +128,69 @@ def library(x: Tensor, scales: Tensor | None, weight: Weight[Tensor], out_dtype:
     return functional.linear(x, weight.data, weight.bias)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unprepared:
+    """A linear's input of few rows (T, K) before the residual add, the norm and the rounding that come before the linear, which
+    does them itself: see skinny.cu. `total` gets x + residual."""
+
+    x: Tensor
+    residual: Tensor | None = None
+    total: Tensor | None = None
+    norm: Tensor | None = None
+    eps: float = 0.0
+
+
+MOST_PREPARED = 40 << 10  # bytes of shared memory for ready rows
+
+
+def prepares(weight: Weight[Tensor], choice: Choice, num_rows: int, dtype: torch.dtype) -> bool:
+    """Whether the linear can take an Unprepared input."""
+    k, plain = weight.data.shape[1], weight.input_scale is None and weight.pre_scale is None
+    if not isinstance(choice, Skinny) or weight.scheme not in (Scheme.NONE, Scheme.FP8) or dtype != torch.bfloat16:
+        return False
+    rows, pieces = prepared_shape(choice, num_rows, k)
+    fits = rows * pieces <= 8 and rows * (k * weight.data.element_size() + 64) <= MOST_PREPARED
+    return plain and num_rows <= 4 and k % 8 == 0 and fits
+
+
+def prepared_shape(choice: Skinny, num_rows: int, k: int) -> tuple[int, int]:
+    """skinny.cu's MX and VECS."""
+    return next((rows for rows in (1, 2) if num_rows <= rows), 4), triton.cdiv(k, 8 * 32 * choice.warps)
+
+
+def run_unprepared(given: Unprepared, weight: Weight[Tensor], choice: Choice, *, out_dtype: torch.dtype) -> Tensor:
+    """`run_linear` of what `prepares` says can be taken."""
+    assert isinstance(choice, Skinny)
+    num_rows, (n, k) = given.x.shape[0], weight.data.shape
+    rows, pieces = prepared_shape(choice, num_rows, k)
+    more = [given.residual, given.total, given.norm, ctypes.c_float(given.eps)]
+    defines = {"PREPARES": 1, "MX": rows, "VECS": pieces, "KIND": KINDS[weight.data.dtype], "ROWS": choice.rows, "COLS": 1,
+               "WARPS": choice.warps, "X_AHEAD": 0, "TILES": choice.tiles, "LATE": int(overlap(num_rows) == LATE),
+               "OUT_F32": int(out_dtype == torch.float32)}  # fmt: skip
+    out = torch.empty(num_rows, n, dtype=out_dtype, device=given.x.device)
+    row_bytes = k * weight.data.element_size()
+    kernel(SOURCE, "skinny", defines, shared=rows * (row_bytes + 64)).launch(
+        (triton.cdiv(n, 16 * choice.rows * choice.tiles), 1, 1), 32 * choice.warps,
+        [out, given.x, weight.data, None, weight.weight_scale, weight.bias, ctypes.c_int(num_rows), ctypes.c_int(n),
+         ctypes.c_int(row_bytes), *more],
+        overlap=overlap(num_rows) > 0,
+    )  # fmt: skip
+    return out
+
+
 def skinny(x: Tensor, scales: Tensor | None, weight: Weight[Tensor], choice: Skinny, out_dtype: torch.dtype) -> Tensor:
     num_rows, (n, k) = x.shape[0], weight.data.shape
     out = torch.empty(num_rows, n, dtype=out_dtype, device=x.device)
     cols = next(size for size in (1, 2, 4, 8) if num_rows <= 8 * size)
-    defines = {"KIND": KINDS[x.dtype], "ROWS": choice.rows, "COLS": cols, "WARPS": choice.warps, "X_AHEAD": int(choice.x_ahead),
-               "TILES": choice.tiles,
+    early_or_late = overlap(num_rows)
+    defines = {"PREPARES": 0, "KIND": KINDS[x.dtype], "ROWS": choice.rows, "COLS": cols, "WARPS": choice.warps, "X_AHEAD": int(choice.x_ahead),
+               "TILES": choice.tiles, "LATE": int(early_or_late == LATE),
                "OUT_F32": int(out_dtype == torch.float32)}  # fmt: skip
     kernel(SOURCE, "skinny", defines).launch(
         (triton.cdiv(n, 16 * choice.rows * choice.tiles), 1, 1), 32 * choice.warps,
         [out, x, weight.data, scales, weight.weight_scale, weight.bias, ctypes.c_int(num_rows), ctypes.c_int(n),
          ctypes.c_int(k * x.element_size())],
-        overlap=overlap(num_rows),
+        overlap=early_or_late > 0,
     )  # fmt: skip
     return out
 
@@ -144,10 +199,12 @@ def skinny_int4(x: Tensor, weight: Weight[Tensor], choice: Skinny) -> Tensor:
     (num_rows, k), n = x.shape, weight.data.shape[0]
     out = torch.empty(num_rows, n, dtype=x.dtype, device=x.device)
     cols = next(size for size in (1, 2, 4, 8) if num_rows <= 8 * size)
-    kernel(INT4_SOURCE, "skinny_int4", {"ROWS": choice.rows, "COLS": cols, "WARPS": choice.warps}).launch(
+    early_or_late = overlap(num_rows)
+    defines = {"ROWS": choice.rows, "COLS": cols, "WARPS": choice.warps, "LATE": int(early_or_late == LATE)}
+    kernel(INT4_SOURCE, "skinny_int4", defines).launch(
         (triton.cdiv(n, 16 * choice.rows), 1, 1), 32 * choice.warps,
         [out, x, weight.data, weight.weight_scale, weight.bias, ctypes.c_int(num_rows), ctypes.c_int(n), ctypes.c_int(k)],
-        overlap=overlap(num_rows),
+        overlap=early_or_late > 0,
     )  # fmt: skip
     return out
 
@@ -158,14 +215,14 @@ def tiled(x: Tensor, scales: Tensor | None, weight: Weight[Tensor], choice: Tile
     grid = (triton.cdiv(num_rows, choice.bm) * triton.cdiv(n, choice.bn),)
     bias = x if weight.bias is None else weight.bias
     if weight.scheme is Scheme.INT4:
-        kernels.int4_gemm_kernel[grid](
+        launch(kernels.int4_gemm_kernel, grid, 
             x, weight.data, weight.weight_scale, bias, out, num_rows, n, x.shape[1], BIAS=weight.bias is not None, BM=choice.bm,
-            BN=choice.bn, GROUP_K=INT4_GROUP, GROUP=choice.group, num_warps=choice.warps, num_stages=choice.stages, PDL=overlap(num_rows), launch_pdl=overlap(num_rows),
+            BN=choice.bn, GROUP_K=INT4_GROUP, GROUP=choice.group, num_warps=choice.warps, num_stages=choice.stages, overlap=overlap(num_rows),
         )  # fmt: skip
         return out
-    kernels.scaled_gemm_kernel[grid](
+    launch(kernels.scaled_gemm_kernel, grid, 
         x, weight.data, scales, weight.weight_scale, bias, out, num_rows, n, x.shape[1], SCALED=scales is not None,
         BIAS=weight.bias is not None, BM=choice.bm, BN=choice.bn, BK=choice.bk, GROUP=choice.group, num_warps=choice.warps,
-        num_stages=choice.stages, PDL=overlap(num_rows), launch_pdl=overlap(num_rows),
+        num_stages=choice.stages, overlap=overlap(num_rows),
     )  # fmt: skip
     return out

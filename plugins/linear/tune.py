@@ -6,17 +6,21 @@ Every layer's weights are taken in turn, so that none is read from the L2; a CUD
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import msgspec
 import torch
 from torch import Tensor
 
 from ingot.errors import EngineError
 from ingot.network.weights import LINEARS, Scheme, Weight
 from ingot.plugins.linear.launch import Choice, Choices, Library, Skinny, Tiled, guess, run_linear, skinny_fits
+from ingot.plugins.linear.reference import dequantize
 from ingot.plugins.quantize.launch import Quantized, quantize_rows
+from ingot.plugins.variants import Variants
 
 KINDS: dict[str, type[Choice]] = {"library": Library, "skinny": Skinny, "tiled": Tiled}
 REPEATS = 5
@@ -33,10 +37,25 @@ def tune(weights: Mapping[str, Weight[Tensor]], rows: Iterable[int], dtype: torc
             x: Tensor | Quantized = torch.randn(bucket, k, device=same[0].data.device, dtype=dtype)
             if same[0].scheme in (Scheme.FP8, Scheme.INT8) and isinstance(x, Tensor):
                 x = quantize_rows(x, same[0])
-            options = candidates(same[0].scheme, n, k, bucket)
+            options = right_ones(x, same[0], candidates(same[0].scheme, n, k, bucket), dtype)
             times = {option: seconds_of(x, same, option, dtype) for option in options}
             tuned[same[0].scheme.value, n, k, bucket] = min(times, key=times.__getitem__)
     return Choices(tuned=tuned)
+
+
+def right_ones(
+    x: Tensor | Quantized, weight: Weight[Tensor], options: Sequence[Choice], dtype: torch.dtype
+) -> list[Choice]:
+    """Those whose product is no further from float32's than twice the best one's. The guess stays, come what may."""
+    inputs = x.values.float() * x.scales.unsqueeze(1) if isinstance(x, Quantized) else x.float()
+    truth = inputs @ dequantize(weight).T
+    if weight.bias is not None:
+        truth += weight.bias.float()
+    errors = {
+        option: (run_linear(x, weight, option, out_dtype=dtype).float() - truth).norm().item() for option in options
+    }
+    allowed = 2 * min(error for error in errors.values() if math.isfinite(error))
+    return [option for option, error in errors.items() if error <= allowed or option == options[0]]
 
 
 def candidates(scheme: Scheme, n: int, k: int, bucket: int) -> list[Choice]:
@@ -80,18 +99,19 @@ def write_choices(choices: Choices, path: Path) -> None:
         {"scheme": scheme, "n": n, "k": k, "bucket": bucket, "kind": type(choice).__name__.lower(), **asdict(choice)}
         for (scheme, n, k, bucket), choice in choices.tuned.items()
     ]
-    path.write_text(json.dumps(lines, indent=1) + "\n")
+    path.write_text(json.dumps({"variants": asdict(choices.variants), "linears": lines}, indent=1) + "\n")
 
 
 def read_choices(path: Path) -> Choices:
     """Raises EngineError where the file does not hold choices of this ingot."""
     tuned: dict[tuple[str, int, int, int], Choice] = {}
     try:
-        for line in json.loads(path.read_text()):
+        found = json.loads(path.read_text())
+        for line in found["linears"]:
             place = tuple(line.pop(key) for key in ("scheme", "n", "k", "bucket"))
             tuned[place] = KINDS[line.pop("kind")](**line)
+        return Choices(tuned=tuned, variants=msgspec.convert(found["variants"], Variants))
     except (ValueError, KeyError, TypeError, AttributeError) as broken:
         raise EngineError(
             f"{path} does not hold this ingot's kernel choices ({broken}).", mend="Build the engine again."
         ) from broken
-    return Choices(tuned=tuned)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ingot.network.weights import Scheme, Weight
 from ingot.plugins.overlap import overlap
+from ingot.plugins.packed import launch
 from ingot.plugins.quantize import kernels
 
 ROUNDED = {Scheme.FP8: torch.float8_e4m3fn, Scheme.INT8: torch.int8}
@@ -30,7 +32,7 @@ class Ending:
 
     out: Tensor
     out_scale: Tensor
-    args: dict[str, object]
+    args: dict[str, Any]
 
     @property
     def result(self) -> Tensor | Quantized:
@@ -53,13 +55,14 @@ def quantize_rows(x: Tensor, weight: Weight[Tensor]) -> Tensor | Quantized:
     """(T, K) float -> what `weight`'s GEMM reads."""
     end = ending(weight, x.shape[0], x.shape[1], x)
     grid, block = (x.shape[0],), triton.next_power_of_2(x.shape[1])
-    kernels.quantize_kernel[grid](
+    launch(
+        kernels.quantize_kernel,
+        grid,
         x,
         width=x.shape[1],
         BLOCK=block,
         num_warps=warps_for(block),
-        PDL=overlap(x.shape[0]),
-        launch_pdl=overlap(x.shape[0]),
+        overlap=overlap(x.shape[0]),
         **end.args,
     )
     return end.result

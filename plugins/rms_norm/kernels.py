@@ -9,7 +9,7 @@ from ingot.plugins.quantize.kernels import after_previous, store_row
 @triton.jit
 def add_rms_norm_kernel(
     x, residual, weight, pre_scale, input_scale, out, out_scale, eps, width,
-    ADD: tl.constexpr, PRE: tl.constexpr, MODE: tl.constexpr, STATIC: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr = False,
+    ADD: tl.constexpr, PRE: tl.constexpr, MODE: tl.constexpr, STATIC: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr = 0,
 ):  # fmt: skip
     """out = norm(x + residual) * weight; residual <- x + residual in its own dtype. MODE as in quantize.store_row."""
     after_previous(PDL)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ingot.network.weights import Weight
 from ingot.plugins.overlap import overlap
+from ingot.plugins.packed import launch
 from ingot.plugins.quantize.launch import Quantized, ending, warps_for
 from ingot.plugins.rms_norm import kernels
 
@@ -17,8 +18,8 @@ def rms_norm(
     """norm(x + residual) as `reader`, the linear that comes next, wants it. Adds x to `residual` in place."""
     num_rows, width = x.shape
     end, block = ending(reader, num_rows, width, x), triton.next_power_of_2(width)
-    kernels.add_rms_norm_kernel[(num_rows,)](
+    launch(kernels.add_rms_norm_kernel, (num_rows,), 
         x, x if residual is None else residual, weight, eps=eps, width=width, ADD=residual is not None, BLOCK=block,
-        num_warps=warps_for(block), PDL=overlap(num_rows), launch_pdl=overlap(num_rows), **end.args,
+        num_warps=warps_for(block), overlap=overlap(num_rows), **end.args,
     )  # fmt: skip
     return end.result

@@ -11,8 +11,8 @@ from ingot.plugins.quantize.kernels import after_previous
 
 @triton.jit(do_not_specialize=["positions", "slots"])
 def rope_kernel(
-    qkv, positions, slots, cos_sin, q_norm, k_norm, q_out, cache, k_scale, v_scale, eps, value_offset, num_heads, num_kv_heads,
-    QK_NORM: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, PAGE: tl.constexpr, HEADS: tl.constexpr, PDL: tl.constexpr = False,
+    qkv, positions, slots, cos_sin, q_norm, k_norm, q_out, cache, k_scale, v_scale, eps, value_offset: tl.int64, num_heads, num_kv_heads,
+    QK_NORM: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, PAGE: tl.constexpr, HEADS: tl.constexpr, PDL: tl.constexpr = 0,
 ):  # fmt: skip
     """One program: HEADS of the H + 2K heads of one token. cos_sin (positions, D): cosines, then sines, float32.
 

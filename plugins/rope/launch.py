@@ -7,6 +7,7 @@ import triton
 from torch import Tensor
 
 from ingot.plugins.overlap import overlap
+from ingot.plugins.packed import launch
 from ingot.plugins.rope import kernels
 
 HEADS_PER_PROGRAM = 16
@@ -29,8 +30,8 @@ def rope_and_write(
     q = torch.empty(qkv.shape[0], num_heads, dim, dtype=qkv.dtype, device=qkv.device)
     grid = (qkv.shape[0], triton.cdiv(num_heads + 2 * num_kv_heads, HEADS_PER_PROGRAM))
     q_norm, k_norm = norms or (qkv, qkv)
-    kernels.rope_kernel[grid](
+    launch(kernels.rope_kernel, grid, 
         qkv, positions, slots, table, q_norm, k_norm, q, cache, kv_scales[0], kv_scales[1], eps, cache.stride(0), num_heads, num_kv_heads,
-        QK_NORM=norms is not None, D=dim, HALF=triton.next_power_of_2(dim // 2), PAGE=page, HEADS=HEADS_PER_PROGRAM, num_warps=4, PDL=overlap(qkv.shape[0]), launch_pdl=overlap(qkv.shape[0]),
+        QK_NORM=norms is not None, D=dim, HALF=triton.next_power_of_2(dim // 2), PAGE=page, HEADS=HEADS_PER_PROGRAM, num_warps=4, overlap=overlap(qkv.shape[0]),
     )  # fmt: skip
     return q

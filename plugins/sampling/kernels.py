@@ -11,7 +11,7 @@ from ingot.plugins.quantize.kernels import after_previous
 
 @triton.jit(do_not_specialize=["parts"])
 def argmax_part_kernel(
-    logits, best, where, width, parts, SHARE: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr = False
+    logits, best, where, width, parts, SHARE: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr = 0
 ):
     """Grid (R, parts): the best of SHARE columns of one row. best, where: (R, parts)."""
     after_previous(PDL)
@@ -31,7 +31,7 @@ def argmax_part_kernel(
 
 @triton.jit(do_not_specialize=["rows", "tokens", "last_tokens", "parts"])
 def argmax_join_kernel(
-    best, where, rows, tokens, last_tokens, parts, PARTS: tl.constexpr, FEED: tl.constexpr, PDL: tl.constexpr = False
+    best, where, rows, tokens, last_tokens, parts, PARTS: tl.constexpr, FEED: tl.constexpr, PDL: tl.constexpr = 0
 ):
     """Grid (R,): the best of a row's parts -> tokens[r], and last_tokens[rows[r]] where the row is real (>= 0)."""
     after_previous(PDL)

@@ -7,6 +7,7 @@ import triton
 from torch import Tensor
 
 from ingot.plugins.overlap import overlap
+from ingot.plugins.packed import launch
 from ingot.plugins.sampling import kernels
 
 SHARE = 8192  # columns a program looks at
@@ -18,7 +19,9 @@ def greedy(logits: Tensor, tokens: Tensor, rows: Tensor | None = None, last_toke
     parts = triton.cdiv(width, SHARE)
     best = torch.empty(num_rows, parts, dtype=torch.float32, device=logits.device)
     where = torch.empty(num_rows, parts, dtype=torch.int32, device=logits.device)
-    kernels.argmax_part_kernel[(num_rows, parts)](
+    launch(
+        kernels.argmax_part_kernel,
+        (num_rows, parts),
         logits,
         best,
         where,
@@ -27,10 +30,9 @@ def greedy(logits: Tensor, tokens: Tensor, rows: Tensor | None = None, last_toke
         SHARE=SHARE,
         BLOCK=1024,
         num_warps=4,
-        PDL=overlap(num_rows),
-        launch_pdl=overlap(num_rows),
+        overlap=overlap(num_rows),
     )
-    kernels.argmax_join_kernel[(num_rows,)](
+    launch(kernels.argmax_join_kernel, (num_rows,), 
         best, where, tokens if rows is None else rows, tokens, tokens if last_tokens is None else last_tokens, parts,
-        PARTS=triton.next_power_of_2(parts), FEED=rows is not None, num_warps=1, PDL=overlap(num_rows), launch_pdl=overlap(num_rows),
+        PARTS=triton.next_power_of_2(parts), FEED=rows is not None, num_warps=1, overlap=overlap(num_rows),
     )  # fmt: skip

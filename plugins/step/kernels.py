@@ -10,7 +10,7 @@ from ingot.plugins.quantize.kernels import after_previous
 
 
 @triton.jit(do_not_specialize=["deltas", "count"])
-def write_pages_kernel(deltas, page_table, count, max_pages, BLOCK: tl.constexpr, PDL: tl.constexpr = False):
+def write_pages_kernel(deltas, page_table, count, max_pages, BLOCK: tl.constexpr, PDL: tl.constexpr = 0):
     """deltas (3, count): row, index, page -> page_table[row, index] = page."""
     after_previous(PDL)
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -36,7 +36,7 @@ def prepare_kernel(
     max_pages,
     PAGE: tl.constexpr,
     BLOCK: tl.constexpr,
-    PDL: tl.constexpr = False,
+    PDL: tl.constexpr = 0,
 ):
     """inputs (4, count): row (-1: padding), position, token (-1: the row's last), new page (-1: none) of each token.
 

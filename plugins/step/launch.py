@@ -6,6 +6,7 @@ import triton
 from torch import Tensor
 
 from ingot.plugins.overlap import overlap
+from ingot.plugins.packed import launch
 from ingot.plugins.step import kernels
 
 BLOCK = 128
@@ -14,8 +15,15 @@ BLOCK = 128
 def write_pages(deltas: Tensor, page_table: Tensor) -> None:
     """deltas (3, n) int32: row, index and page of n new entries of page_table (rows, pages)."""
     count = deltas.shape[1]
-    kernels.write_pages_kernel[(triton.cdiv(count, BLOCK),)](
-        deltas, page_table, count, page_table.stride(0), BLOCK=BLOCK, PDL=overlap(count), launch_pdl=overlap(count)
+    launch(
+        kernels.write_pages_kernel,
+        (triton.cdiv(count, BLOCK),),
+        deltas,
+        page_table,
+        count,
+        page_table.stride(0),
+        BLOCK=BLOCK,
+        overlap=overlap(count),
     )
 
 
@@ -31,7 +39,9 @@ def prepare(
 ) -> None:
     """inputs (4, n) int32: row, position, token and new page of n tokens; see prepare_kernel. The rest (n,) is written."""
     count = inputs.shape[1]
-    kernels.prepare_kernel[(triton.cdiv(count, BLOCK),)](
+    launch(
+        kernels.prepare_kernel,
+        (triton.cdiv(count, BLOCK),),
         inputs,
         page_table,
         last_tokens,
@@ -42,6 +52,5 @@ def prepare(
         page_table.stride(0),
         PAGE=page_size,
         BLOCK=BLOCK,
-        PDL=overlap(count),
-        launch_pdl=overlap(count),
+        overlap=overlap(count),
     )

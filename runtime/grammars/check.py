@@ -55,10 +55,10 @@ SAYS_NOTHING = frozenset(
 )
 
 
-def check_grammar(grammar: Grammar) -> None:
+def check_grammar(grammar: Grammar, *, max_chars: int = MAX_CHARS, max_depth: int = MAX_DEPTH) -> None:
     """Raises RequestError, for a schema with the path of what is wrong in it."""
-    if len(grammar.text) > MAX_CHARS:
-        refuse(f"The grammar has {len(grammar.text)} characters; {MAX_CHARS} are allowed.", "Send a smaller one.")
+    if len(grammar.text) > max_chars:
+        refuse(f"The grammar has {len(grammar.text)} characters; {max_chars} are allowed.", "Send a smaller one.")
     if not grammar.text:
         refuse("The grammar is empty.", "Send one, or leave it out.")
     if grammar.kind == "choice":
@@ -70,7 +70,7 @@ def check_grammar(grammar: Grammar) -> None:
     if grammar.kind == "regex" and (said := misread(grammar.text)) is not None:
         refuse(f"The expression {said}.", "Anchor it as a whole or not at all, and spell it without.")
     if grammar.kind == "json_schema":
-        check_schema(decoded(grammar.text))
+        check_schema(decoded(grammar.text), max_depth)
 
 
 def decoded(text: str) -> Any:
@@ -82,10 +82,10 @@ def decoded(text: str) -> Any:
         refuse(f"The grammar is not valid JSON: {error}.", "Correct it.")
 
 
-def check_schema(schema: Any) -> None:
+def check_schema(schema: Any, max_depth: int = MAX_DEPTH) -> None:
     level: list[tuple[str, Any]] = [("#", schema)]
     total = 0
-    for _ in range(MAX_DEPTH):
+    for _ in range(max_depth):
         total += len(level)
         if total > MAX_SCHEMAS:
             refuse(f"The schema holds more than {MAX_SCHEMAS} schemas.", "Send a smaller one.")
@@ -94,7 +94,7 @@ def check_schema(schema: Any) -> None:
         level = [below for path, one in level if isinstance(one, dict) for below in children(path, one)]
         if not level:
             return
-    refuse(f"The schema nests deeper than {MAX_DEPTH} levels, at {level[0][0][:200]}.", "Flatten it.")
+    refuse(f"The schema nests deeper than {max_depth} levels, at {level[0][0][:200]}.", "Flatten it.")
 
 
 def children(path: str, schema: dict[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,21 @@ from ingot.network.config import ModelConfig
 from ingot.network.decoder import decoder, hidden_states
 from ingot.network.ops import Ops
 from ingot.network.weights import Weight
+from ingot.plugins import compiling
 from ingot.plugins.attention.step import CudaBatch
+from ingot.plugins.cubin import use_cubins
 from ingot.plugins.cuda_ops import CudaOps, check_supported
 from ingot.plugins.dtypes import torch_dtype
 from ingot.plugins.linear.launch import Choices
 from ingot.plugins.linear.tune import read_choices
 from ingot.plugins.load import read_weights
+from ingot.plugins.packed import use_pack
 from ingot.runtime.programs.cuda_forward import CudaForward
 from ingot.runtime.programs.cuda_tables import CudaTables
 from ingot.runtime.programs.gpu import GpuProgram
 from ingot.runtime.programs.tensors import read_tensors
 
-CHOICES, CUBINS = "kernels/choices.json", "kernels/cubin"  # in an engine folder
+CHOICES, CUBINS, PACK = "kernels/choices.json", "kernels/cubin", "kernels/triton"  # in an engine folder
 
 
 def cuda_program(
@@ -66,20 +68,22 @@ def load_cuda_program(
     engine: Path, manifest: Manifest, *, num_pages: int | None = None, memory_share: float = 0.9
 ) -> GpuProgram:
     """Reads the engine's weights straight into GPU memory. Raises EngineError where files do not make the promised model or
-    the GPU is not what it was built for, CapacityError where it does not fit. Nothing is tuned; CUDA C++ kernels come
-    compiled with the engine, Triton's are compiled into its own cache the first time."""
+    the GPU is not what it was built for, CapacityError where it does not fit. Nothing is tuned and nothing compiled: every
+    kernel comes with the engine."""
     check_device(engine, manifest)
-    if (packed := engine / CUBINS).is_dir():
-        os.environ.setdefault("INGOT_KERNELS", str(packed))
+    use_cubins(engine / CUBINS)
+    use_pack(engine / PACK)
     config = ModelConfig.from_hf(json.loads((engine / "config.json").read_text()))
     limits = manifest.limits
     if num_pages is not None:
         limits = msgspec.structs.replace(limits, num_pages=num_pages)
     choices = read_choices(engine / CHOICES) if (engine / CHOICES).exists() else None
-    return cuda_program(
-        config, read_weights(read_tensors(engine / "weights", "cuda"), config), limits, dtype=torch_dtype(manifest.dtype),
-        kv_dtype=torch_dtype(manifest.kv_dtype), choices=choices, memory_share=memory_share,
-    )  # fmt: skip
+    weights = read_weights(read_tensors(engine / "weights", "cuda"), config)
+    with compiling.refused():
+        return cuda_program(
+            config, weights, limits, dtype=torch_dtype(manifest.dtype), kv_dtype=torch_dtype(manifest.kv_dtype), choices=choices,
+            memory_share=memory_share,
+        )  # fmt: skip
 
 
 def check_device(engine: Path, manifest: Manifest) -> None:

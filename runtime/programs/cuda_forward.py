@@ -16,6 +16,8 @@ from ingot.manifest import Limits
 from ingot.network.config import ModelConfig
 from ingot.plugins.attention.launch import DecodeChoice, Tiles, choose_decode
 from ingot.plugins.attention.step import CudaBatch
+from ingot.plugins.linear.launch import BUCKETS
+from ingot.plugins.overlap import Overlap
 from ingot.plugins.sampling.launch import greedy
 from ingot.runtime.plan import Slice
 from ingot.runtime.programs.cuda_memory import MemoryPlan, page_bytes, plan_memory
@@ -23,6 +25,7 @@ from ingot.runtime.programs.cuda_step import MixedStep, buckets, decode_inputs, 
 from ingot.runtime.programs.cuda_tables import CudaTables
 from ingot.runtime.programs.graphs import Captured, ErrorMode, capture
 
+FEW = Overlap().early  # rows up to which kernels start differently
 GRAPH_MARGIN = 64 << 20  # what the later, smaller graphs add to the first
 Model = Callable[[CudaBatch], Tensor]  # logits (R, V) in float32; extends the caches it was made with
 OpenModel = Callable[[CudaBatch], tuple[Tensor, Tensor]]  # the same, and the hidden states (T, C) they were made of
@@ -145,6 +148,8 @@ class CudaForward:
         weights = torch.cuda.memory_allocated()
         self._caches[:] = self._allocate_caches(1)
         torch.cuda.reset_peak_memory_stats()
+        for count in (1, FEW + 1):
+            self._tables.write_pages(np.zeros((3, count), np.int32))
         for slices in self._rehearsal():
             self.mixed(mixed_step(slices, [], prompt_tile(self._config)))
         torch.cuda.synchronize()
@@ -164,11 +169,18 @@ class CudaForward:
         )  # fmt: skip
 
     def _rehearsal(self) -> list[list[Slice]]:
-        """A step of max_num_batched_tokens in prompts as long as may be, and one of max_num_seqs tokens; all in page 0."""
-        limits, left = self._limits, self._limits.max_num_batched_tokens
+        """Steps in page 0: max_num_batched_tokens in prompts as long as may be, max_num_seqs tokens, then every smaller number
+        of tokens that a linear chooses its kernel by."""
+        limits = self._limits
+        most = limits.max_num_batched_tokens
+        fewer = [self._prompts(size) for size in BUCKETS if size < most]
+        return [self._prompts(most), [Slice(r, -1, 0, [0], [0], 0, True) for r in range(limits.max_num_seqs)], *fewer]
+
+    def _prompts(self, tokens: int) -> list[Slice]:
+        limits = self._limits
         prompts: list[Slice] = []
-        while left > 0 and len(prompts) < limits.max_num_seqs:
-            count = min(left, limits.max_model_len)
+        while tokens > 0 and len(prompts) < limits.max_num_seqs:
+            count = min(tokens, limits.max_model_len)
             prompts.append(Slice(len(prompts), -1, 0, [0] * count, [0], 0, True))
-            left -= count
-        return [prompts, [Slice(row, -1, 0, [0], [0], 0, True) for row in range(limits.max_num_seqs)]]
+            tokens -= count
+        return prompts

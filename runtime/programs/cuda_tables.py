@@ -5,38 +5,56 @@ Copies are pinned and asynchronous, ordered with the steps on one stream: the ho
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ingot.manifest import Limits
 from ingot.plugins.step.launch import prepare, write_pages
+from ingot.runtime.logprobs import Measured
 from ingot.runtime.plan import StepResult, TokenLogprobs
 from ingot.runtime.programs.cuda_step import Ints
+from ingot.runtime.transfer import put
 
 RING = 4  # host buffers in turn: at most two steps are on their way
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Extras:
+    """Log-probabilities that a step was asked for, on their way too: of sampled tokens, and of prompts by slice."""
+
+    places: list[int] = field(default_factory=list)  # among the slices that sample, of what `sampled` measures
+    sampled: Measured | None = None
+    prompts: list[tuple[int, Measured]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CudaTicket:
-    """A step on its way. The event is reached once its tokens lie in `tokens`, pinned."""
+    """A step on its way. The event is reached once its tokens lie in `tokens`, pinned, and the extras on the host."""
 
     event: torch.cuda.Event
     tokens: Tensor  # (R,)
     sampling: list[int]
-    logprobs: list[TokenLogprobs | None]  # by slice, as the next
-    prompt_logprobs: list[list[TokenLogprobs] | None]
+    num_slices: int
+    extras: Extras
     vectors: dict[int, bytes]  # by seq_id
 
     def result(self) -> StepResult:
         self.event.synchronize()
-        found = [-1] * len(self.logprobs)
+        found = [-1] * self.num_slices
         for i, token in zip(self.sampling, self.tokens.tolist(), strict=True):
             found[i] = token
-        return StepResult(
-            tokens=found, logprobs=self.logprobs, prompt_logprobs=self.prompt_logprobs, vectors=self.vectors
-        )
+        logprobs: list[TokenLogprobs | None] = [None] * self.num_slices
+        if self.extras.sampled is not None:
+            for place, entry in zip(self.extras.places, self.extras.sampled.read(), strict=True):
+                logprobs[self.sampling[place]] = entry
+        prompts: list[list[TokenLogprobs] | None] = [None] * self.num_slices
+        for i, measured in self.extras.prompts:
+            prompts[i] = measured.read()
+        return StepResult(tokens=found, logprobs=logprobs, prompt_logprobs=prompts, vectors=self.vectors)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +83,9 @@ class CudaTables:
         self._events = [torch.cuda.Event() for _ in range(RING)]
         self._turn = 0
 
-    def put(self, values: Ints) -> Tensor:
+    def put(self, values: NDArray[Any]) -> Tensor:
         """A copy on the GPU."""
-        return torch.from_numpy(values).pin_memory().to(self.device, non_blocking=True)
+        return put(values, self.device)
 
     def put_decode(self, inputs: Ints) -> None:
         """A decode step's (4, bucket) into the place its graph reads."""
@@ -102,12 +120,7 @@ class CudaTables:
         return Prepared(token_ids=token_ids, positions=inputs[1], slots=slots, lengths=lengths)
 
     def send(
-        self,
-        tokens: Tensor,
-        sampling: list[int],
-        logprobs: list[TokenLogprobs | None],
-        prompts: list[list[TokenLogprobs] | None],
-        vectors: dict[int, bytes],
+        self, tokens: Tensor, sampling: list[int], num_slices: int, extras: Extras, vectors: dict[int, bytes]
     ) -> CudaTicket:
         """Starts the tokens (R,) of the slices `sampling` on their way to the host."""
         host, event = self._results[self._turn][: len(sampling)], self._events[self._turn]
@@ -115,5 +128,5 @@ class CudaTables:
         host.copy_(tokens, non_blocking=True)
         event.record()
         return CudaTicket(
-            event=event, tokens=host, sampling=sampling, logprobs=logprobs, prompt_logprobs=prompts, vectors=vectors
+            event=event, tokens=host, sampling=sampling, num_slices=num_slices, extras=extras, vectors=vectors
         )

@@ -1,7 +1,7 @@
 """A program on a GPU: plans in, tokens out, one step ahead. Knows plans and rows; the forward knows tensors.
 
-Sampled tokens feed the next step on the GPU. Nothing between launch and result waits for the GPU unless a row asks for
-more than the most likely token.
+Sampled tokens feed the next step on the GPU. Nothing between launch and result waits for the GPU, but for the
+vectors of prompts.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from torch import Tensor
 
 from ingot.manifest import Limits
 from ingot.network.config import ModelConfig
+from ingot.runtime.logprobs import Measured
 from ingot.runtime.params import SamplingParams
-from ingot.runtime.plan import Arrival, Slice, StepPlan, TokenLogprobs
+from ingot.runtime.plan import Arrival, Slice, StepPlan
 from ingot.runtime.programs.cuda_forward import CudaForward, Sampled
 from ingot.runtime.programs.cuda_step import is_decode, late_pages, mixed_step, prompt_tile
-from ingot.runtime.programs.cuda_tables import CudaTables, CudaTicket
+from ingot.runtime.programs.cuda_tables import CudaTables, CudaTicket, Extras
 from ingot.runtime.programs.pools import Pools
 from ingot.runtime.programs.prompt_scores import PromptScores
 from ingot.runtime.sampler import COLDEST, Sampler
@@ -68,7 +69,7 @@ class GpuProgram:
         for arrival in plan.arrivals:
             self._admit(arrival)
         if not plan.slices:
-            return self._tables.send(self._tables.tokens[:0], [], [], [], {})
+            return self._tables.send(self._tables.tokens[:0], [], 0, Extras(), {})
         with torch.inference_mode():
             scored = self._scores.wanted(plan.slices)
             bucket = self._forward.bucket_of(len(plan.slices))
@@ -82,7 +83,7 @@ class GpuProgram:
         out = self._forward.decode(slices, bucket)
         sampling = [i for i, part in enumerate(slices) if part.samples]
         if len(sampling) < len(slices):
-            chosen = torch.tensor(sampling, device=self._tables.device)
+            chosen = self._tables.put(np.array(sampling, np.int32))
             out = Sampled(logits=out.logits[chosen], tokens=out.tokens[chosen])
         return self._finish(slices, sampling, [], out, {})
 
@@ -99,24 +100,22 @@ class GpuProgram:
         self, slices: list[Slice], sampling: list[int], scored: list[tuple[int, int]], out: Sampled, vectors: dict[int, bytes]
     ) -> CudaTicket:  # fmt: skip
         """Samples what the most likely token did not settle, and sends the tokens to the host."""
-        tokens = out.tokens
-        logprobs: list[TokenLogprobs | None] = [None] * len(slices)
+        tokens, places, sampled = out.tokens, list[int](), None
         if self._special and any(slices[i].row in self._special for i in sampling):
-            tokens = self._sample(slices, sampling, out.logits[: len(sampling)], logprobs)
-        prompts = self._scores.read(slices, scored, out.logits[len(sampling) :])
-        return self._tables.send(tokens, sampling, logprobs, prompts, vectors)
+            tokens, places, sampled = self._sample(slices, sampling, out.logits[: len(sampling)])
+        prompts = self._scores.measure(slices, scored, out.logits[len(sampling) :])
+        extras = Extras(places=places, sampled=sampled, prompts=prompts)
+        return self._tables.send(tokens, sampling, len(slices), extras, vectors)
 
     def _sample(
-        self, slices: list[Slice], sampling: list[int], logits: Tensor, logprobs: list[TokenLogprobs | None]
-    ) -> Tensor:
+        self, slices: list[Slice], sampling: list[int], logits: Tensor
+    ) -> tuple[Tensor, list[int], Measured | None]:
         rows = np.array([slices[i].row for i in sampling], np.int64)
         positions = np.array([slices[i].start + len(slices[i].tokens) for i in sampling], np.int64)
         self._sampler.follow(slices)
         tokens = self._sampler.sample(logits, rows, positions)
-        self._tables.last_tokens[self._tables.put(rows.astype(np.int32)).long()] = tokens.int()
-        for i, entry in zip(sampling, self._sampler.logprobs(logits, rows, tokens), strict=True):
-            logprobs[i] = entry
-        return tokens.int()
+        self._tables.last_tokens.index_copy_(0, self._tables.put(rows), tokens.int())
+        return tokens.int(), *self._sampler.measure(logits, rows, tokens)
 
     def _admit(self, arrival: Arrival) -> None:
         self._sampler.admit(arrival)

@@ -5,7 +5,7 @@ The same calls serve tensorrt and tensorrt_rtx, whichever module is handed in; d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,10 +81,12 @@ class PlanFile:
             context.set_input_shape(each, shape)
         return tuple(context.get_tensor_shape(name))
 
-    def capturable(self, stream: int) -> bool:
-        """Whether decode steps may be captured. Only TensorRT-RTX has plans for which that is a question."""
-        asks = self._modes.decode.specialization is not None
-        return not asks or bool(self._contexts[True].is_stream_capturable(stream))
+    def capturable(self, inputs: Iterable[str], stream: int) -> bool:
+        """Whether decode steps may be captured, asked at their largest. TensorRT-RTX alone has plans that may not."""
+        context = self._contexts[True]
+        for name in inputs:
+            context.set_input_shape(name, self.largest(name, decode=True))
+        return bool(context.is_stream_capturable(stream))
 
     def run(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], *, decode: bool, stream: int) -> None:
         """Binds by name and starts. Nothing waits; all tensors are contiguous and stay where they are meanwhile."""

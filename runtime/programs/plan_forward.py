@@ -26,8 +26,9 @@ Attention = Callable[[int, Tensor, Tensor, Tensor, CudaBatch], Tensor]  # layer,
 class PlanForward:
     """forward(batch) -> logits (R, V) in float32, of an engine built for tensorrt-rtx.
 
-    `trt` is the tensorrt_rtx module, `jit` where it keeps the kernels it compiles. `weights` holds the engine's tensors that plans take as inputs, on `device`. The
-    returned logits are overwritten by the next call. Raises EngineError where the library does not take a plan.
+    `trt` is the tensorrt_rtx module, `jit` where it keeps the kernels it compiles. `weights` holds the engine's tensors that
+    plans take as inputs, on `device`. The returned logits are overwritten by the next call. Raises EngineError where the
+    library does not take a plan.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class PlanForward:
         self._buffers = self._allocate()
         self.max_rows, self.max_tokens = self._most("logit_rows"), self._most("token_ids")
         self._rows = torch.arange(self.max_rows, dtype=torch.int32, device=device)
-        self.capturable = all(plan.capturable(stream) for plan in self._plans.values())
+        self.capturable = all(self._plans[each.plan].capturable(each.inputs, stream) for each in self._segments)
 
     def __call__(self, batch: CudaBatch) -> Tensor:
         values = {"token_ids": batch.token_ids, "positions": batch.positions.clamp(min=0)}  # padding stands at -1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from ingot.runtime.programs.plan_forward import PlanForward
 from ingot.runtime.programs.tensors import read_tensors
 from ingot.runtime.programs.whole_plan import WholePlan
 from ingot.tensorrt_library import LIBRARIES
+
+logger = logging.getLogger(__name__)
 
 
 def load_plan_program(
@@ -70,6 +73,8 @@ def plan_program(
     )  # fmt: skip
     if model.jit is not None:
         model.jit.save()
+    if not model.capturable:
+        logger.warning("TensorRT-RTX says that %s cannot be captured in CUDA graphs: decode steps run without.", engine)
     return GpuProgram(config, limits, tables, forward, stream=stream)
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ingot.runtime.logprobs import token_logprobs
+from ingot.runtime.logprobs import Measured, measure
 from ingot.runtime.plan import Arrival, Slice, TokenLogprobs
+from ingot.runtime.transfer import put
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +39,17 @@ class PromptScores:
     def read(
         self, slices: list[Slice], scored: list[tuple[int, int]], logits: Tensor
     ) -> list[list[TokenLogprobs] | None]:
-        """By slice; `logits` (sum of n, V) are those that `scored`, what wanted() gave, asked for."""
+        """`measure` read at once, on a CPU; by slice."""
         found: list[list[TokenLogprobs] | None] = [None] * len(slices)
-        first = 0
+        for i, measured in self.measure(slices, scored, logits):
+            found[i] = measured.read()
+        return found
+
+    def measure(self, slices: list[Slice], scored: list[tuple[int, int]], logits: Tensor) -> list[tuple[int, Measured]]:
+        """(slice, what is on its way to the host); `logits` (sum of n, V) are those that `scored`, what wanted() gave, asked for."""
+        found, first = [], 0
         for i, n in scored:
-            found[i] = self._score(slices[i], logits[first : first + n])
+            found.append((i, self._measure(slices[i], logits[first : first + n])))
             first += n
         return found
 
@@ -50,8 +57,7 @@ class PromptScores:
         prompt = self._prompts.get(part.row)
         return 0 if prompt is None else max(0, min(len(part.tokens), len(prompt.tokens) - 1 - part.start))
 
-    def _score(self, part: Slice, logits: Tensor) -> list[TokenLogprobs]:
+    def _measure(self, part: Slice, logits: Tensor) -> Measured:
         prompt = self._prompts[part.row]
         followers = prompt.tokens[part.start + 1 : part.start + 1 + len(logits)]
-        alternatives = [prompt.alternatives] * len(logits)
-        return token_logprobs(logits, torch.tensor(followers, device=logits.device), alternatives)
+        return measure(logits, put(torch.tensor(followers), logits.device), [prompt.alternatives] * len(logits))

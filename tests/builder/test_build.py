@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors import safe_open
 
 from ingot.builder.build import Build, build_engine
 from ingot.builder.memory import Needs
@@ -51,6 +53,26 @@ def test_a_build_that_dies_after_a_stage_goes_on_from_there(
     model = "weights/model-00001-of-00001.safetensors"
     assert resumed.files[model] == fresh.files[model]
     assert resumed.files.keys() == fresh.files.keys()
+
+
+def test_an_lm_head_is_rounded_only_where_asked(llama: Path, tmp_path: Path) -> None:
+    found = {}
+    for asked in ("auto", "fp8"):
+        engine = build_engine(recipe(llama, tmp_path / asked, lm_head=asked), cache=tmp_path / "cache")
+        with safe_open(engine / "weights/model-00001-of-00001.safetensors", framework="pt") as file:
+            found[asked] = {name: file.get_tensor(name) for name in file.keys() if "lm_head" in name}  # noqa: SIM118
+        assert read_manifest(engine).quality["agreement"] > 0.9
+    assert found["auto"].keys() == {"lm_head.weight"}
+    weight, scale = found["fp8"]["lm_head.weight"], found["fp8"]["lm_head.weight_scale"]
+    exact = found["auto"]["lm_head.weight"].float()
+    assert weight.dtype == torch.float8_e4m3fn
+    assert (weight.float() * scale.unsqueeze(1) - exact).norm() < 0.05 * exact.norm()
+
+
+def test_an_lm_head_that_is_the_embedding_is_not_rounded(tmp_path: Path) -> None:
+    tiny = Path(__file__).resolve().parents[2] / "examples" / "tiny"
+    with pytest.raises(RecipeError, match="shares with its LM head"):
+        build_engine(recipe(tiny, tmp_path / "out", lm_head="fp8"), cache=tmp_path / "cache")
 
 
 def crash_after(stage: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,7 +15,10 @@ NAME = "echo"
 
 
 class FakeBackend:
-    """`fail_after` chunks of a sequence, `error` is raised; `live` counts generators that have not been closed."""
+    """`fail_after` chunks of a sequence, `error` is raised; `live` counts generators that have not been closed.
+
+    `endless` answers stop before their last letter and wait until they are closed.
+    """
 
     def __init__(self) -> None:
         self.seen: list[GenerateRequest] = []
@@ -25,6 +28,7 @@ class FakeBackend:
         self.fail_after = 0
         self.delay = 0.0
         self.live = 0
+        self.endless = False
         self.ready = True
 
     async def start(self) -> None:
@@ -62,6 +66,8 @@ class FakeBackend:
                 await asyncio.sleep(self.delay)
                 if self.error is not None and step >= self.fail_after:
                     raise self.error
+                if self.endless and step + 1 == min(limit, len(answer)):
+                    await asyncio.Event().wait()
                 last = step + 1 == min(limit, len(answer))
                 for index in range(params.n):
                     yield Chunk(

@@ -26,14 +26,16 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
     """`failures` are raised one a call, after `fail_after` letters. `endless` answers go on until aborted, unless
     `deaf`. A `dead` model never answers a prompt, as Triton leaves it."""
 
-    def __init__(self) -> None:
+    def __init__(self, secure: grpc.ServerCredentials | None = None) -> None:
         self.failures: list[IngotError] = []
         self.fail_after = 0
         self.endless = self.deaf = self.dead = False
         self.calls = self.aborts = self.cuts = 0
         self._server = grpc.server(ThreadPoolExecutor(32))
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        here = "localhost:0"
+        port = self._server.add_secure_port(here, secure) if secure else self._server.add_insecure_port(here)
+        self.address = f"localhost:{port}"
 
     def __enter__(self) -> Self:
         self._server.start()

@@ -14,16 +14,22 @@ from ingot.client.backend import Backend
 from ingot.client.batch.senders import AppSender
 from ingot.client.batches.behind import BehindBackend
 from ingot.client.batches.service import BatchService
+from ingot.client.front import Front
 from ingot.client.openai.app import create_app
 from ingot.client.openai.gate import GateOptions
+from ingot.client.openai.serve import ServeOptions, server_config
 
 
 @contextmanager
-def served(backend: Backend, options: GateOptions | None = None, batches: BatchService | None = None) -> Iterator[str]:
+def served(
+    backend: Backend, options: GateOptions | ServeOptions | None = None, batches: BatchService | None = None
+) -> Iterator[str]:
     """Yields the base URL, without /v1."""
-    config = uvicorn.Config(
-        create_app(backend, options, batches), port=0, log_level="warning", lifespan="off", timeout_graceful_shutdown=2
-    )
+    if not isinstance(options, ServeOptions):
+        options = ServeOptions(gate=options or GateOptions(), log_level="warning")
+    backend = Front(backend, options.front)
+    config = server_config(backend, options, batches)
+    config.port = 0
     server = uvicorn.Server(config)
     failures: list[BaseException] = []
 
@@ -53,7 +59,7 @@ def served(backend: Backend, options: GateOptions | None = None, batches: BatchS
         raise failures[0]
     try:
         port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}"
+        yield f"{'https' if options.tls else 'http'}://127.0.0.1:{port}"
     finally:
         server.should_exit = True
         thread.join()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -11,6 +12,7 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from tests.engines import LOADER, NAME, PAGES, worker_path, write_engine
 
 from ingot.client.embedded import EmbeddedBackend, EmbeddedOptions
@@ -163,13 +165,53 @@ async def test_metrics_carry_the_names_that_dashboards_know(tmp_path: Path) -> N
         f"ingot:num_preemptions_total{label} 0.0",
         f"ingot:time_to_first_token_seconds_count{label} 1.0",
         f"ingot:inter_token_latency_seconds_count{label} 3.0",
-        f"ingot:e2e_request_latency_seconds_count{label} 1.0",
+        f"ingot:requests_total{label} 1.0",
+        f"ingot:request_prefill_time_seconds_count{label} 1.0",
+        f"ingot:request_time_per_output_token_seconds_count{label} 1.0",
+        f'ingot:request_prompt_tokens_bucket{{le="8.0",model_name="{NAME}"}} 1.0',
+        *(
+            f'ingot:{name}_count{{finished_reason="length",model_name="{NAME}"}} 1.0'
+            for name in (
+                "e2e_request_latency_seconds",
+                "request_decode_time_seconds",
+                "request_inference_time_seconds",
+                "request_generation_tokens",
+            )
+        ),
         f"ingot:request_queue_time_seconds_count{label} 1.0",
         f'ingot:request_success_total{{finished_reason="length",model_name="{NAME}"}} 1.0',
     ):
         assert line in text.splitlines(), text
     assert "ingot:prefix_cache_queries_total" in text
     assert "ingot:prefix_cache_hits_total" in text
+
+
+async def test_queue_time_ends_when_the_scheduler_first_runs_the_request(tmp_path: Path) -> None:
+    async with embedded(tmp_path, max_num_seqs=1) as backend:
+        first = backend.generate(ask("first"))
+        await anext(first)
+        second = asyncio.create_task(everything(backend, ask("second", max_tokens=1)))
+        await until(lambda: backend.supervisor.stats and backend.supervisor.stats.waiting == 1)
+        seen = time.monotonic()
+        await until(lambda: time.monotonic() - seen > 0.2)
+        await first.aclose()
+        (chunk,) = await second
+        assert chunk.queue_seconds is not None
+        assert chunk.queue_seconds > 0.2
+        sums = [line for line in (await backend.metrics()).decode().splitlines() if "_time_seconds_sum" in line]
+        spent = {line.partition("{")[0]: float(line.split()[-1]) for line in sums}
+        assert spent["ingot:request_queue_time_seconds_sum"] > 0.2
+        with pytest.raises(RequestError):
+            await everything(backend, ask("bad", max_tokens=-1))
+        assert 'ingot:request_failure_total{code="invalid_request"' in (await backend.metrics()).decode()
+
+
+async def test_the_page_of_metrics_names_every_figure(tmp_path: Path) -> None:
+    async with embedded(tmp_path) as backend:
+        families = text_string_to_metric_families((await backend.metrics()).decode())
+        made = {f"{one.name}_total" if one.type == "counter" else one.name for one in families}
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    assert set(re.findall(r"`(ingot:\w+)`", page)) == {name for name in made if not name.endswith("_created")}
 
 
 async def test_the_checkpoints_own_sampling_stands_on_the_card_unless_switched_off(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
@@ -25,6 +26,13 @@ def guarded() -> Iterator[httpx.Client]:
     options = GateOptions(api_keys=KEYS, max_body_bytes=LIMIT)
     with served(FakeBackend(), options) as url, httpx.Client(base_url=url, verify=False) as http:
         yield http
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def every_route() -> list[tuple[str, str]]:
@@ -96,3 +104,65 @@ def test_request_ids_that_could_harm_a_log_are_replaced(guarded: httpx.Client, g
 def test_a_sane_request_id_comes_back(guarded: httpx.Client) -> None:
     assert guarded.get("/health", headers={"X-Request-Id": "job-7"}).headers["x-request-id"] == "job-7"
     assert len(guarded.get("/health").headers["x-request-id"]) == 32
+
+
+ASK = {"model": NAME, "prompt": "abcdef"}
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def test_a_keys_rate_is_its_own() -> None:
+    keys = ("slow=s rpm=2", "free=f")
+    with served(FakeBackend(), GateOptions(api_keys=keys)) as url, httpx.Client(base_url=url) as http:
+        replies = [http.post("/v1/completions", json=ASK, headers=bearer("s")) for _ in range(3)]
+        assert [reply.status_code for reply in replies] == [200, 200, 429]
+        assert [reply.headers["x-ratelimit-limit-requests"] for reply in replies] == ["2"] * 3
+        assert [reply.headers["x-ratelimit-remaining-requests"] for reply in replies] == ["1", "0", "0"]
+        assert 1 <= int(replies[2].headers["retry-after"]) <= 30
+        assert replies[2].json()["error"]["code"] == "rate_limit_exceeded"
+        assert http.get("/v1/models", headers=bearer("s")).status_code == 200
+        free = http.post("/v1/completions", json=ASK, headers=bearer("f"))
+        assert (free.status_code, "x-ratelimit-limit-requests" in free.headers) == (200, False)
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (GateOptions(api_keys=("one=k concurrent=1",)), "rate_limit_exceeded"),
+        (GateOptions(api_keys=("one=k",), max_concurrent=1), "queue_full"),
+    ],
+    ids=["key", "server"],
+)
+def test_concurrent_requests_are_bounded_and_counted_to_the_end_of_the_stream(options: GateOptions, code: str) -> None:
+    backend = FakeBackend()
+    with served(backend, options) as url, httpx.Client(base_url=url, headers=bearer("k")) as http:
+        backend.endless = True
+        with http.stream("POST", "/v1/completions", json=ASK | {"stream": True}) as running:
+            events = running.iter_bytes()
+            next(events)
+            refused = httpx.post(url + "/v1/completions", json=ASK, headers=bearer("k"))
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, code)
+            assert refused.headers["retry-after"] == "1"
+        until(lambda: backend.live == 0)
+        backend.endless = False
+        assert http.post("/v1/completions", json=ASK).status_code == 200
+
+
+def test_headers_that_come_whole_are_bounded_too(guarded: httpx.Client) -> None:
+    many = {f"X-{number}": "y" * 100 for number in range(200)}
+    reply = guarded.get("/v1/models", headers=bearer("second") | many)
+    assert reply.status_code == 431
+    assert "16384 are allowed" in reply.json()["error"]["message"]
+
+
+def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+    options = GateOptions(body_seconds=0.2)
+    with served(FakeBackend(), options) as url, socket.create_connection(("127.0.0.1", int(url[-5:]))) as raw:
+        raw.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
+        raw.sendall(b"Content-Length: 100\r\nConnection: close\r\n\r\n{")
+        raw.settimeout(20)
+        reply = b"".join(iter(lambda: raw.recv(65536), b""))
+    assert reply.startswith(b"HTTP/1.1 408 ")
+    assert b"did not arrive within 0.2 s" in reply

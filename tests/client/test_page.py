@@ -56,8 +56,8 @@ def test_readings_are_those_of_each_model() -> None:
     names = ("plain", 'a "quoted\\ {model}\nof two lines')
     for name in names:
         metrics = Metrics(name, lambda: stats(running=3, generation_tokens=41))
-        metrics.count_finish("stop")
-        metrics.count_finish("length")
+        metrics.finish("stop", whole=1.0, inference=1.0, decode=1.0, tokens=3)
+        metrics.finish("length", whole=1.0, inference=1.0, decode=1.0, tokens=3)
         metrics.first_token.observe(0.03)
         reading = read_metrics(metrics.text().decode())[name]
         assert reading.values["num_requests_running"] == 3

@@ -11,8 +11,11 @@ import httpx
 import pytest
 from huggingface_hub import InferenceClient, TextGenerationInputGenerateParameters
 from huggingface_hub.errors import OverloadedError, ValidationError
+from prometheus_client.parser import text_string_to_metric_families
 from tests.client.fake_backend import NAME, FakeBackend
 
+from ingot.client.metrics import Metrics
+from ingot.client.tgi.metrics import TGI_NAMES, with_tgi_names
 from ingot.client.tgi.schema import REFUSED_PARAMETERS, Parameters
 from ingot.errors import ExecutorDiedError, QueueFullError
 
@@ -195,3 +198,26 @@ def test_info_and_the_bare_route(http: httpx.Client, backend: FakeBackend) -> No
     assert (info["model_id"], info["max_total_tokens"], info["max_input_tokens"]) == (NAME, 512, 511)
     assert http.post("/", json=BODY).json() == [{"generated_text": "HI"}]
     assert http.post("/generate", json=BODY).json() == {"generated_text": "HI"}
+
+
+def test_metrics_under_tgis_names() -> None:
+    metrics = Metrics("tiny", lambda: None)
+    metrics.count_taken()
+    metrics.count_failure("queue_full")
+    metrics.finish("stop", whole=1.5, inference=1.0, decode=0.5, tokens=3)
+    plain = metrics.text()
+    both = with_tgi_names(plain).decode()
+    assert both.startswith(plain.decode())
+    added = both.removeprefix(plain.decode()).splitlines()
+    for line in (
+        'tgi_request_count{model_name="tiny"} 1.0',
+        'tgi_request_failure{code="queue_full",model_name="tiny"} 1.0',
+        'tgi_request_success{finished_reason="stop",model_name="tiny"} 1.0',
+        'tgi_request_duration_sum{finished_reason="stop",model_name="tiny"} 1.5',
+        'tgi_request_mean_time_per_token_duration_sum{model_name="tiny"} 0.25',
+        "# TYPE tgi_request_duration histogram",
+    ):
+        assert line in added
+    assert not [line for line in added if "ingot" in line or "_created" in line]
+    names = {family.name for family in text_string_to_metric_families("\n".join(added) + "\n")}
+    assert names == {name for name in TGI_NAMES.values() if not name.startswith(("tgi_queue", "tgi_batch"))}

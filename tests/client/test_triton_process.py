@@ -68,13 +68,17 @@ def test_the_guard_passes_on_how_its_program_ended() -> None:
 
 def test_the_guard_leaves_nothing_when_who_started_it_is_killed() -> None:
     """The program ignores SIGTERM and has a child, as a server has; both hold the pipe, which ends with the last of them."""
-    program = "import os, signal, time; signal.signal(15, signal.SIG_IGN); os.fork(); print('up', flush=True); time.sleep(600)"
+    program = (
+        "import os, signal, time; signal.signal(15, signal.SIG_IGN); os.fork(); os.write(1, b'up\\n'); time.sleep(600)"
+    )
     keeper = "import subprocess, sys; guard = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE); guard.wait()"  # holds stdin
     command = [sys.executable, "-c", keeper, sys.executable, "-I", "-S", GUARD, sys.executable, "-c", program]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as keeping:
         assert keeping.stdout is not None
-        assert [keeping.stdout.readline() for _ in range(2)] == ["up\n", "up\n"]
-        keeping.kill()
+        try:
+            assert [keeping.stdout.readline() for _ in range(2)] == ["up\n", "up\n"]
+        finally:
+            keeping.kill()
         assert keeping.stdout.read() == ""
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,3 +67,28 @@ def test_the_gpu_answers_as_the_cpu_does(quant: str, kv: str, tmp_path: Path, ca
     assert cold == on_cpu
     assert warm == cold
     assert cold == right
+
+
+ANSWER = """
+import sys
+from ingot.runtime import LLM, SamplingParams
+from ingot.runtime.request import Prompt
+with LLM(sys.argv[1]) as llm:
+    print(llm.generate([Prompt(messages=[{"role": "user", "content": "What is 17 + 25?"}])], SamplingParams(max_tokens=20))[0].text)
+    print(llm.generate([Prompt(messages=[{"role": "user", "content": "What is 17 + 25?"}])] * 7, SamplingParams(max_tokens=20, temperature=0.0))[0].text)
+"""
+
+
+@pytest.mark.parametrize(("quant", "kv"), [("none", "auto"), ("fp8-dynamic", "fp8")])
+def test_a_loaded_engine_compiles_nothing(quant: str, kv: str, tmp_path: Path, cache: Path) -> None:
+    """In a process without any cache or compiler."""
+    engine = build(quant, kv, "cuda", tmp_path / "engine", cache)
+    bare = {"TRITON_CACHE_DIR": str(tmp_path / "triton"), "INGOT_KERNELS": str(tmp_path / "cubins"), "CC": "/bin/false"}
+    env = os.environ | bare | {"PATH": "/nowhere"}
+    done = subprocess.run(
+        [sys.executable, "-c", ANSWER, str(engine)], capture_output=True, text=True, check=False, env=env
+    )
+    assert done.returncode == 0, done.stderr
+    assert "42" in done.stdout.splitlines()[1]
+    assert "compiling" not in done.stderr
+    assert not [path for folder in ("triton", "cubins") for path in (tmp_path / folder).rglob("*") if path.is_file()]

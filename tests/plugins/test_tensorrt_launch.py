@@ -1,8 +1,8 @@
 """The plugin's enqueue with the kernels it launches for real: on host memory in Triton's interpreter, and on a GPU.
 
 On a GPU it runs without any TensorRT, the plugin's base classes then being empty ones. To run it over TensorRT's own
-classes there, install tensorrt_lean_cu13_bindings and tensorrt_lean_cu13_libs (45 MB of wheels on PyPI, no network needed
-afterwards) or tensorrt_rtx: `make gpu-test` picks up whichever imports.
+classes there, install the wheel tensorrt_cu13_bindings (1.2 MB on PyPI, and a C compiler: tests/tensorrt_classes.py) or
+tensorrt_rtx: `make gpu-test` picks up whichever imports.
 """
 
 from __future__ import annotations

@@ -196,6 +196,7 @@ class IExecutionContext:
         return profile_index < len(self.engine.profiles)
 
     def is_stream_capturable(self, stream: int) -> bool:
+        assert set(self.shapes) == set(self.engine.inputs), "it depends on them"
         return True
 
     def set_device_memory(self, memory: int, size: int) -> None:

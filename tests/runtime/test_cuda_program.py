@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+import msgspec
 import pytest
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from ingot.plugins.score import Scorer
 from ingot.runtime.executor import Executor
 from ingot.runtime.messages import TokenChunk, TokenRequest
 from ingot.runtime.params import SamplingParams
+from ingot.runtime.plan import StepPlan
 
 pytestmark = pytest.mark.gpu
 
@@ -111,3 +113,37 @@ def test_seeds_logprobs_and_penalties_run() -> None:
     first, again = (serve(CONFIG, weights, prompts, params, kv=torch.bfloat16) for _ in range(2))
     assert first == again
     assert all(len(text) == 12 and 5 not in text for text in first)
+
+
+def test_a_rounded_lm_head_is_the_references() -> None:
+    weights = random_weights(CONFIG, Scheme.FP8, torch.bfloat16, torch.device("cuda"), lm_head=Scheme.FP8)
+    prompts = make_prompts()
+    texts = serve(CONFIG, weights, prompts, GREEDY, kv=torch.bfloat16)
+    for prompt, text in zip(prompts, texts, strict=True):
+        assert_nearly_best(CONFIG, weights, prompt, text, torch.bfloat16)
+
+
+def test_no_launch_waits_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is sampled: PyTorch raises where a call would wait for the device."""
+    from ingot.runtime.programs.gpu import GpuProgram
+
+    launch = GpuProgram.launch
+
+    def watched(self: GpuProgram, plan: StepPlan) -> object:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return launch(self, plan)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(GpuProgram, "launch", watched)
+    weights = random_weights(CONFIG, Scheme.NONE, torch.bfloat16, torch.device("cuda"))
+    plain = SamplingParams(temperature=0.8, seed=7, max_tokens=12, ignore_eos=True, logprobs=2, prompt_logprobs=1)
+    for more in (
+        {"top_p": 0.9},
+        {"top_k": 50, "min_p": 0.1},
+        {"presence_penalty": 0.5, "repetition_penalty": 1.1, "logit_bias": {5: -100.0}, "min_tokens": 3},
+    ):
+        params = msgspec.structs.replace(plain, **more)
+        texts = serve(CONFIG, weights, make_prompts(), params, kv=torch.bfloat16)
+        assert all(len(text) == 12 for text in texts)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import onnx
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,7 +20,7 @@ from tests.tensorrt_classes import assert_same_signatures, modules
 
 from ingot import tensorrt_library
 from ingot.builder.build import build_engine
-from ingot.builder.onnx import EngineWeights, weight_files
+from ingot.builder.onnx import EngineWeights, build_graph, weight_files
 from ingot.builder.recipe import Recipe
 from ingot.builder.targets import CompileJob
 from ingot.builder.targets import tensorrt as target
@@ -121,29 +119,35 @@ def test_timings_of_the_engine_that_is_replaced_are_used(built: Path, tmp_path: 
     assert (tmp_path / whole.TIMINGS).read_bytes() == b"timed;timed;"
 
 
-@pytest.mark.usefixtures("library")
-def test_kv_scales_that_lie_apart_reach_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are attributes of the plugin, so the compiler must have been given them."""
+def test_kv_scales_that_lie_apart_reach_the_graph(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are attributes of the plugin's nodes, so the compiler must be given their folder too."""
     write_engine(tmp_path / "all", MODEL, kv_scales=True)
     tensors = load_file(tmp_path / "all" / "weights" / "model.safetensors")
     for folder, wanted in (("weights", False), ("scales", True)):
         (tmp_path / folder).mkdir()
         part = {name: tensor for name, tensor in tensors.items() if name.endswith("kv_scale") == wanted}
         save_file(part, tmp_path / folder / "model.safetensors")
-    monkeypatch.setattr(target, "gpu_sm", lambda: 90)
-    monkeypatch.setattr(target, "check_tensorrt", lambda schemes, sms, here: None)
-    monkeypatch.setattr(target, "compile_whole", partial(whole.compile_whole, device="cpu"))
+    scales: list[float] = []
+
+    def compile_whole(weights: EngineWeights, *given: Any, **named: Any) -> Plans:
+        graph = build_graph(weights, MODEL, dtype="float16", kv_dtype=named["kv_dtype"], page_size=4, max_positions=64)
+        scales.extend(node.attributes["v_scale"].as_float() for node in graph.graph if node.op_type == "PagedAttention")
+        return read_plans(built)
+
+    for name, fake in {
+        "gpu_sm": lambda: 90,
+        "check_tensorrt": lambda *given: None,
+        "compile_whole": compile_whole,
+    }.items():
+        monkeypatch.setattr(target, name, fake)
     job = CompileJob(
-        config=MODEL, weights=(tmp_path / "weights", tmp_path / "scales"), limits=LIMITS, dtype="float32", kv_dtype="float8_e4m3fn",
+        config=MODEL, weights=(tmp_path / "weights", tmp_path / "scales"), limits=LIMITS, dtype="float16", kv_dtype="float8_e4m3fn",
         quant="none",
     )  # fmt: skip
     report = target.compile_engine(job, tmp_path / "out")
+    assert scales == pytest.approx([0.03, 0.03])
     assert report.holds_weights
     assert report.versions == {"tensorrt": "11.4.0", "ingot_paged_attention": "1"}
-    model = onnx.load_from_string((tmp_path / "out" / "plan" / "model.plan").read_bytes().split(b"\n", 2)[2])
-    nodes = [node for node in model.graph.node if node.op_type == "PagedAttention"]
-    scales = [{each.name: each.f for each in node.attribute}["v_scale"] for node in nodes]
-    assert scales == pytest.approx([0.03, 0.03])
 
 
 def test_a_library_that_refuses_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,299 @@
+"""Chooses, on the GPU at hand, how an engine's kernels run: linears by row count (linear/tune.py) and the variants. Part of a build.
+
+A variant is taken only where a small ragged case shows it as exact as the usual way, and then only where it is faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ingot.network.config import ModelConfig
+from ingot.network.decoder import decoder
+from ingot.network.ops import Ops
+from ingot.network.rope import inverse_frequencies
+from ingot.network.weights import Weight
+from ingot.plugins.attention.launch import (
+    Paged,
+    PrefillChoice,
+    Rotation,
+    Tiles,
+    Workspace,
+    choose_decode,
+    choose_prefill,
+    decode,
+    fits_cuda_prefill,
+    prefill,
+    rotate_and_decode,
+)
+from ingot.plugins.attention.reference import attend
+from ingot.plugins.attention.step import CudaBatch
+from ingot.plugins.attention.tiles import plan_tiles, prefill_rows
+from ingot.plugins.cuda_ops import CudaOps
+from ingot.plugins.linear.launch import Choices
+from ingot.plugins.linear.tune import tune
+from ingot.plugins.overlap import Overlap, supported
+from ingot.plugins.quantize.launch import Quantized
+from ingot.plugins.rope.launch import rope_and_write, rope_table
+from ingot.plugins.rope.reference import cos_sin, split_and_rotate
+from ingot.plugins.silu_mul.launch import MANY, SiluChoice, silu_mul
+from ingot.plugins.silu_mul.reference import silu_mul as true_silu_mul
+from ingot.plugins.trial import Trial, Verdict, decide
+from ingot.plugins.tune_rows import preparation_trial
+from ingot.plugins.variants import Variants
+
+LAYERS = 4  # of the decode step that overlap is tried on
+CONTEXT = 384
+Report = Callable[[str, Verdict[object]], None]
+
+
+def tune_engine(
+    config: ModelConfig, weights: Mapping[str, Weight[Tensor]], rows: Sequence[int], dtype: torch.dtype, kv_dtype: torch.dtype,
+    *, page: int, tokens: int, report: Report = lambda name, verdict: None,
+) -> Choices:  # fmt: skip
+    """`rows`: the row buckets of linear/launch.py to tune; `tokens`: of a step full of prompts."""
+    choices = tune(weights, rows, dtype)
+
+    def best(trial: Trial[object]) -> object:
+        verdict = decide(trial)
+        report(trial.name, verdict)
+        return verdict.best
+
+    variants = Variants()
+    attention = best(prefill_trial(config, dtype, kv_dtype, page, tokens))
+    activation = best(silu_trial(config, weights["layers.0.down"], dtype, tokens))
+    assert isinstance(attention, PrefillChoice)
+    assert isinstance(activation, SiluChoice)
+    variants = replace(variants, prefill=attention, silu=activation)
+    if config.head_dim == 128 and dtype == torch.bfloat16:
+        rotates = best(rotation_trial(config, dtype, kv_dtype, page))
+        variants = replace(variants, rotate_in_attention=bool(rotates))
+    prepared = [n for n in (1, 4) if best(preparation_trial(config, weights, choices, dtype, n))]
+    variants = replace(variants, prepared_rows=max(prepared, default=0))
+    if supported():
+        late = [n for n in (16, 64) if best(overlap_trial(config, weights, choices, dtype, kv_dtype, page, n)) == n]
+        variants = replace(variants, overlap=Overlap(late=max(late, default=0)))
+    return replace(choices, variants=variants)
+
+
+def prefill_trial(
+    config: ModelConfig, dtype: torch.dtype, kv_dtype: torch.dtype, page: int, tokens: int
+) -> Trial[object]:
+    small = PrefillCase(config, dtype, kv_dtype, page, [40, 1, 7, 130, 33], [40, 60, 90, 131, 700])
+    length = min(2048, max(tokens, 1), config.max_position)
+    count = max(tokens // length, 1)
+    large = PrefillCase(config, dtype, kv_dtype, page, [length] * count, [length] * count)
+    return Trial(name="prefill", ways=prefill_ways(small), check=small.run, truth=small.truth(), run=large.run)
+
+
+def prefill_ways(case: PrefillCase) -> list[object]:
+    usual, dim = choose_prefill(case.q.shape[2], case.paged.cache.dtype), case.q.shape[2]
+    ways: list[object] = [usual]
+    if dim <= 128:
+        ways += [
+            PrefillChoice(keys=k, warps=w, stages=s) for k, w, s in ((64, 4, 3), (64, 4, 2), (128, 8, 2), (64, 8, 2))
+        ]
+    if fits_cuda_prefill(case.q, case.paged.cache):
+        ways.append(PrefillChoice(cuda=True))
+    return list(dict.fromkeys(ways))
+
+
+class PrefillCase:
+    """Prompts of `counts` new tokens at the ends of contexts of `lengths`, in pages in random order; stale slots hold NaN."""
+
+    def __init__(
+        self, config: ModelConfig, dtype: torch.dtype, kv_dtype: torch.dtype, page: int, counts: list[int], lengths: list[int],
+        device: str = "cuda", window: int = 0,
+    ) -> None:  # fmt: skip
+        heads, kv_heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
+        pages = [-(-length // page) for length in lengths]
+        order = torch.randperm(sum(pages), device=device).int()
+        self.counts, self.lengths = counts, lengths
+        self.keys = [torch.randn(2, n, kv_heads, dim, device=device).to(kv_dtype) for n in lengths]
+        stale = torch.full((2, sum(pages), page, kv_heads, dim), float("nan"), device=device).to(kv_dtype)
+        table = torch.zeros(len(lengths), max(pages), dtype=torch.int32, device=device)
+        for s, (own, used) in enumerate(zip(order.split(pages), self.keys, strict=True)):
+            table[s, : pages[s]] = own
+            filled = torch.full((2, pages[s] * page, kv_heads, dim), float("nan"), device=device).to(kv_dtype)
+            filled[:, : lengths[s]] = used
+            bits = stale.view(torch.uint8) if kv_dtype.itemsize == 1 else stale
+            bits[:, own.long()] = (filled.view(torch.uint8) if kv_dtype.itemsize == 1 else filled).view(
+                2, pages[s], page, kv_heads, dim
+            )
+        self.q = torch.randn(sum(counts), heads, dim, device=device).to(dtype)
+        rows = torch.arange(len(lengths), dtype=torch.int32, device=device)
+        self.paged = Paged(
+            cache=stale.transpose(2, 3).contiguous(), page_table=table, rows=rows, window=window,
+            lengths=torch.tensor(lengths, dtype=torch.int32, device=device),
+        )  # fmt: skip
+        group = heads // kv_heads
+        columns = zip(*plan_tiles(counts, prefill_rows(group, dim) // group), strict=True)
+        seqs, starts = (torch.tensor(column, dtype=torch.int32, device=device) for column in columns)
+        self.tiles = Tiles(seqs=seqs, starts=starts)
+        self.starts = torch.tensor([0, *counts], device=device).cumsum(0).int()
+
+    def run(self, choice: object) -> Tensor:
+        assert isinstance(choice, PrefillChoice)
+        out = torch.full_like(self.q, float("nan"))
+        prefill(self.q, self.paged, self.starts, self.tiles, out, choice)
+        return out
+
+    def truth(self) -> Tensor:
+        parts = zip(self.q.float().split(self.counts), self.keys, strict=True)
+        return torch.cat([attend(q, kv[0].float(), kv[1].float(), self.paged.window) for q, kv in parts])
+
+
+def silu_trial(
+    config: ModelConfig, reader: Weight[Tensor], dtype: torch.dtype, tokens: int, *, check_rows: int = MANY
+) -> Trial[object]:
+    def run(x: Tensor, way: object) -> Tensor:
+        assert isinstance(way, SiluChoice)
+        out = silu_mul(x, reader, way)
+        return out.values.float() * out.scales.unsqueeze(1) if isinstance(out, Quantized) else out.float()
+
+    device = reader.data.device
+    small, large = (torch.randn(n, 2 * config.intermediate_size, device=device).to(dtype) for n in (check_rows, tokens))
+    truth = true_silu_mul(small.float())
+    if reader.pre_scale is not None:
+        truth = truth * reader.pre_scale
+    ways: list[object] = [SiluChoice(), *(SiluChoice(fast=True, warps=w) for w in (0, 8, 16, 32))]
+    return Trial(
+        name="silu_mul",
+        ways=ways,
+        check=lambda way: run(small, way),
+        truth=truth,
+        run=lambda way: silu_mul(large, reader, way if isinstance(way, SiluChoice) else SiluChoice()),
+    )
+
+
+class RotationCase:
+    """One new token's qkv product at the ends of contexts of `lengths`, whose newest slot and all stale ones hold NaN."""
+
+    def __init__(
+        self, config: ModelConfig, dtype: torch.dtype, kv_dtype: torch.dtype, page: int, lengths: list[int], device: str = "cuda"
+    ) -> None:  # fmt: skip
+        self.config, self.lengths = config, lengths
+        heads, kv_heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
+        self.past = PrefillCase(config, dtype, kv_dtype, page, [1] * len(lengths), lengths, device)
+        self.paged, self.last = self.past.paged, self.past.paged.lengths.long() - 1
+        self.qkv = torch.randn(len(lengths), (heads + 2 * kv_heads) * dim, device=device).to(dtype)
+        norms = [torch.rand(dim, device=device).to(dtype) + 0.5 for _ in range(2)] if config.qk_norm else None
+        self.norms = None if norms is None else (norms[0], norms[1])
+        self.frequencies = inverse_frequencies(config)
+        self.table = rope_table(self.frequencies, max(lengths), self.last.device)
+        self.work = Workspace.allocate(len(lengths), heads, dim, self.last.device)
+        pages = self.paged.page_table.gather(1, (self.last // page).unsqueeze(1)).squeeze(1)
+        self.slots = pages * page + self.last % page
+        group = heads // kv_heads
+        self.choice = choose_decode(len(lengths), kv_heads, group, dim, kv_dtype, max(lengths))
+
+    def newest(self) -> Tensor:
+        """(2, S, K, D) keys and values at the newest slots."""
+        page = self.paged.cache.shape[3]
+        return self.paged.cache.transpose(0, 1)[self.slots.long() // page, :, :, self.slots.long() % page].transpose(
+            0, 1
+        )
+
+    def run(self, within: object) -> Tensor:
+        config = self.config
+        out = torch.empty(
+            len(self.lengths), config.num_heads, config.head_dim, dtype=self.qkv.dtype, device=self.qkv.device
+        )
+        if within:
+            rotation = Rotation(table=self.table, norms=self.norms, eps=config.rms_norm_eps)
+            rotate_and_decode(self.qkv, rotation, self.paged, out, self.work, self.choice)
+            return out
+        q = rope_and_write(
+            self.qkv, self.last.int(), self.slots, self.table, self.paged.cache, num_heads=config.num_heads, norms=self.norms,
+            eps=config.rms_norm_eps, kv_scales=self.paged.kv_scales,
+        )  # fmt: skip
+        decode(q, self.paged, out, self.work, self.choice)
+        return out
+
+    def check(self, within: object) -> Tensor:
+        """The output, then what was written, from poisoned slots."""
+        page, at = self.paged.cache.shape[3], self.slots.long()
+        bits = (
+            self.paged.cache.view(torch.uint8)
+            if self.paged.cache.dtype.itemsize == 1
+            else self.paged.cache.view(torch.int16)
+        )
+        bits[:, at // page, :, at % page] = 0x7F if self.paged.cache.dtype.itemsize == 1 else 0x7FC0  # NaN
+        out = self.run(within)
+        return torch.cat((out.float().flatten(), self.newest().float().flatten()))
+
+    def truth(self) -> Tensor:
+        config, kv_dtype = self.config, self.paged.cache.dtype
+        cos, sin = cos_sin(self.last, self.frequencies, torch.float32)
+        norms = None if self.norms is None else (self.norms[0].float(), self.norms[1].float())
+        q, k, v = split_and_rotate(
+            self.qkv.float(), cos, sin, num_heads=config.num_heads, num_kv_heads=config.num_kv_heads, norms=norms,
+            eps=config.rms_norm_eps,
+        )  # fmt: skip
+        outs = []
+        for s, kept in enumerate(self.past.keys):
+            new = torch.stack((k[s], v[s])).to(self.qkv.dtype).to(kv_dtype).float().unsqueeze(1)
+            keys, values = torch.cat((kept[:, :-1].float(), new), 1)
+            outs.append(attend(q[s : s + 1], keys, values, self.paged.window))
+        return torch.cat((torch.cat(outs).flatten(), k.flatten(), v.flatten()))
+
+
+def rotation_trial(config: ModelConfig, dtype: torch.dtype, kv_dtype: torch.dtype, page: int) -> Trial[object]:
+    """Ways: whether decode attention rotates by itself."""
+    small = RotationCase(config, dtype, kv_dtype, page, [1, 16, 17, 100, 33, 1025])
+    large = RotationCase(config, dtype, kv_dtype, page, [CONTEXT] * 16)
+    return Trial(
+        name="rotation in attention", ways=[False, True], check=small.check, truth=small.truth(), run=large.run
+    )
+
+
+def overlap_trial(
+    config: ModelConfig, weights: Mapping[str, Weight[Tensor]], choices: Choices, dtype: torch.dtype, kv_dtype: torch.dtype,
+    page: int, rows: int,
+) -> Trial[object]:  # fmt: skip
+    """Ways: rows up to which kernels overlap late, 0 or `rows`. The step's numbers must not change at all."""
+    few = replace(config, num_layers=min(LAYERS, config.num_layers), windows=config.windows[:LAYERS])
+    own = {name: weight for name, weight in weights.items() if layer_of(name) < few.num_layers}
+    batch = decode_batch(few, rows, CONTEXT, page, kv_dtype)
+    caches = [
+        torch.randn(2, rows * -(-CONTEXT // page), few.num_kv_heads, page, few.head_dim, device="cuda", dtype=dtype).to(kv_dtype)
+        for _ in range(few.num_layers)
+    ]  # fmt: skip
+    steps = {
+        late: CudaOps(few, own, caches, dtype=dtype, max_position=2 * CONTEXT,
+                      choices=replace(choices, variants=Variants(overlap=Overlap(late=late))))
+        for late in (0, rows)
+    }  # fmt: skip
+
+    def run(late: object) -> Tensor:
+        ops = steps[int(str(late))]
+        ops.settle()
+        interpreter: Ops[Any] = ops
+        logits: Tensor = decoder(interpreter, few, batch)
+        return logits
+
+    return Trial(name=f"overlap of {rows} rows", ways=[0, rows], check=run, truth=run(0), run=run)
+
+
+def layer_of(name: str) -> int:
+    """-1 for what belongs to none."""
+    return int(name.split(".")[1]) if name.startswith("layers.") else -1
+
+
+def decode_batch(config: ModelConfig, seqs: int, length: int, page: int, kv: torch.dtype) -> CudaBatch:
+    """One token of each of `seqs` sequences at the end of contexts of `length`, in pages in random order."""
+    per_seq, last = -(-length // page), length - 1
+    order = torch.randperm(seqs * per_seq, device="cuda").int().view(seqs, per_seq)
+    lengths = torch.full((seqs,), length, dtype=torch.int32, device="cuda")
+    rows = torch.arange(seqs, dtype=torch.int32, device="cuda")
+    group = config.num_heads // config.num_kv_heads
+    return CudaBatch(
+        token_ids=torch.randint(0, config.vocab_size, (seqs,), device="cuda"), positions=lengths - 1,
+        slots=order[:, last // page] * page + last % page, page_table=order, query_starts=lengths, kv_lengths=lengths, logit_rows=rows,
+        rows=rows, num_decodes=seqs, all_rows=True,
+        decode_choice=choose_decode(seqs, config.num_kv_heads, group, config.head_dim, kv, length),
+    )  # fmt: skip

@@ -1,0 +1,20 @@
+"""Which of its ways each kernel takes where no row count decides it. The defaults are what has been measured; an engine
+records what its build found faster (tune.py). Knows names, not tensors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ingot.plugins.attention.launch import PrefillChoice
+from ingot.plugins.overlap import Overlap
+from ingot.plugins.silu_mul.launch import SiluChoice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variants:
+    prefill: PrefillChoice | None = None  # None: as attention.launch.choose_prefill says
+    silu: SiluChoice = field(default_factory=SiluChoice)
+    rotate_in_attention: bool = False  # of decode steps: no kernel of its own for RoPE and the KV write
+    prepared_rows: int = 0  # up to which skinny linears add, norm and round their input themselves
+    overlap: Overlap = field(default_factory=Overlap)

@@ -1,0 +1,163 @@
+"""The build's choice between kernels: only what is right is timed, only what is faster is taken, and the file keeps it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tests.exactness import assert_as_exact_as_torch
+
+from ingot.network.config import ModelConfig
+from ingot.network.weights import Scheme, Weight
+from ingot.plugins import trial
+from ingot.plugins.attention.launch import PrefillChoice, choose_prefill
+from ingot.plugins.linear.launch import Choices, Library, Skinny, prepares
+from ingot.plugins.linear.tune import read_choices, write_choices
+from ingot.plugins.overlap import Overlap
+from ingot.plugins.random_weights import random_weights
+from ingot.plugins.silu_mul.launch import SiluChoice
+from ingot.plugins.trial import Trial, decide
+from ingot.plugins.tune import PrefillCase, RotationCase, prefill_ways, silu_trial
+from ingot.plugins.tune_rows import preparation_trial
+from ingot.plugins.variants import Variants
+
+CONFIG = ModelConfig(
+    family="llama", vocab_size=64, hidden_size=256, intermediate_size=96, num_layers=1, num_heads=4, num_kv_heads=2, head_dim=64,
+    max_position=2048, rms_norm_eps=1e-5, rope_theta=10_000.0, windows=(0,),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("second", "error", "best"),
+    [
+        (0.5, 0.01, "new"),
+        (0.5, 0.03, "usual"),
+        (0.5, float("nan"), "usual"),
+        (0.995, 0.01, "usual"),
+        (2.0, 0.0, "usual"),
+    ],
+)
+def test_a_way_must_be_right_and_faster(
+    monkeypatch: pytest.MonkeyPatch, second: float, error: float, best: str
+) -> None:
+    truth = torch.ones(100)
+    errors, times = {"usual": 0.012, "new": error}, {"usual": 1.0, "new": second}
+    ran: list[str] = []
+
+    def timed(call: object) -> float:
+        assert callable(call)
+        call()
+        return times[ran[-1]]
+
+    monkeypatch.setattr(trial, "seconds", timed)
+    verdict = decide(
+        Trial(name="t", ways=["usual", "new"], check=lambda way: truth * (1 + errors[way]), truth=truth, run=ran.append)
+    )
+    assert verdict.best == best
+    assert ("new" in ran) == (error < 0.024)
+
+
+@pytest.mark.parametrize("kv", ["auto", "fp8"])
+def test_the_prefill_case_is_what_the_kernel_computes(device: torch.device, dtype: torch.dtype, kv: str) -> None:
+    kv_dtype = torch.float8_e4m3fn if kv == "fp8" else dtype
+    case = PrefillCase(CONFIG, dtype, kv_dtype, 16, [40, 1, 7], [40, 60, 90], device=str(device))
+    out, truth = case.run(choose_prefill(64, kv_dtype)), case.truth()
+    assert_as_exact_as_torch(out, truth.to(dtype), truth)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kv", [torch.bfloat16, torch.float8_e4m3fn])
+@pytest.mark.parametrize("window", [0, 100])
+@pytest.mark.parametrize(("heads", "page"), [((32, 8), 16), ((7, 1), 32), ((4, 4), 64), ((16, 2), 256)])
+def test_every_way_to_prefill_is_right(kv: torch.dtype, window: int, heads: tuple[int, int], page: int) -> None:
+    config = replace(CONFIG, num_heads=heads[0], num_kv_heads=heads[1], head_dim=128)
+    counts, lengths = [40, 2, 7, 130, 33, 513, 300], [40, 60, 90, 131, 700, 513, 1333]
+    case = PrefillCase(config, torch.bfloat16, kv, page, counts, lengths, window=window)
+    truth, usual = case.truth(), case.run(choose_prefill(128, kv))
+    ways = prefill_ways(case)
+    assert PrefillChoice(cuda=True) in ways
+    for way in ways:
+        assert_as_exact_as_torch(case.run(way), usual, truth)
+
+
+def test_the_rotation_case_is_what_the_kernels_compute(device: torch.device, dtype: torch.dtype) -> None:
+    case = RotationCase(replace(CONFIG, qk_norm=True), dtype, dtype, 16, [1, 16, 40], str(device))
+    truth = case.truth()
+    assert_as_exact_as_torch(case.check(False), truth.to(dtype), truth)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kv", [torch.bfloat16, torch.float8_e4m3fn])
+@pytest.mark.parametrize(
+    ("heads", "page", "qk_norm", "lengths"),
+    [
+        ((32, 8), 32, False, [1, 16, 17, 100, 1025, 2000]),
+        ((16, 2), 16, True, [33, 1, 4000]),
+        ((4, 4), 64, False, [7, 64, 65] * 60),  # many blocks: two warps each
+        ((8, 1), 16, False, [512] * 130 + [31]),
+    ],
+)
+def test_attention_that_rotates_is_as_right(
+    kv: torch.dtype, heads: tuple[int, int], page: int, qk_norm: bool, lengths: list[int]
+) -> None:
+    config = replace(
+        CONFIG, num_heads=heads[0], num_kv_heads=heads[1], head_dim=128, qk_norm=qk_norm, max_position=4096
+    )
+    case = RotationCase(config, torch.bfloat16, kv, page, lengths)
+    usual = case.check(False)
+    assert_as_exact_as_torch(case.check(True), usual, case.truth())
+    assert not case.work.counters.any()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("rows", [1, 2, 3, 4])
+@pytest.mark.parametrize("scheme", [Scheme.NONE, Scheme.FP8])
+@pytest.mark.parametrize(("width", "bias"), [(4096, False), (1152, True)])
+def test_linears_that_prepare_their_input_are_as_right(scheme: Scheme, rows: int, width: int, bias: bool) -> None:
+    config = replace(CONFIG, hidden_size=width, intermediate_size=512, num_heads=width // 64, qkv_bias=bias)
+    weights = random_weights(config, scheme, torch.bfloat16, torch.device("cuda"))
+    asked = preparation_trial(config, weights, Choices(tuned={}), torch.bfloat16, rows)
+    usual = asked.check(0)
+    assert_as_exact_as_torch(asked.check(rows), usual, asked.truth)
+
+
+def test_few_rows_of_a_skinny_linear_are_prepared() -> None:
+    def weight(scheme: Scheme, k: int, **more: object) -> Weight[torch.Tensor]:
+        data = torch.empty(64, k, dtype=torch.bfloat16 if scheme is Scheme.NONE else torch.float8_e4m3fn)
+        return Weight(scheme=scheme, data=data, **more)  # type: ignore[arg-type]
+
+    usual = weight(Scheme.FP8, 4096)
+    assert prepares(usual, Skinny(), 4, torch.bfloat16)
+    assert prepares(weight(Scheme.NONE, 4096), Skinny(), 4, torch.bfloat16)
+    assert not prepares(usual, Skinny(), 5, torch.bfloat16)
+    assert not prepares(usual, Library(), 1, torch.bfloat16)
+    assert not prepares(usual, Skinny(), 1, torch.float16)
+    assert not prepares(weight(Scheme.NONE, 14336), Skinny(warps=4), 1, torch.bfloat16)  # more registers than there are
+    assert not prepares(weight(Scheme.FP8, 4096, input_scale=torch.ones(1)), Skinny(), 1, torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("device", "scheme"),
+    [("cpu", Scheme.NONE), ("cpu", Scheme.INT8)]
+    + [pytest.param("cuda", scheme, marks=pytest.mark.gpu) for scheme in (Scheme.NONE, Scheme.FP8, Scheme.INT8)],
+    indirect=["device"],
+)
+def test_every_way_to_silu_is_right(device: torch.device, dtype: torch.dtype, scheme: Scheme) -> None:
+    reader = Weight(scheme=scheme, data=torch.empty(0, device=device))
+    asked = silu_trial(CONFIG, reader, dtype, 8, check_rows=3 if device.type == "cpu" else 600)
+    usual = asked.check(asked.ways[0])
+    for way in asked.ways:
+        assert_as_exact_as_torch(asked.check(way), usual, asked.truth)
+
+
+def test_variants_survive_their_file(tmp_path: Path) -> None:
+    variants = Variants(
+        prefill=PrefillChoice(cuda=True),
+        silu=SiluChoice(fast=True, warps=16),
+        overlap=Overlap(early=4, late=64),
+        rotate_in_attention=True,
+    )
+    write_choices(Choices(tuned={}, variants=variants), tmp_path / "choices.json")
+    assert read_choices(tmp_path / "choices.json").variants == variants
