@@ -1,7 +1,8 @@
 """What a JSON schema costs, and what a hostile grammar costs the others: python benchmarks/structured.py ENGINE. Last line: JSON.
 
-Rounds with and without take turns, so that a machine that is slow for a while is slow for both; the median of the pairs counts.
-All streams draw at temperature 1 and write as many tokens. CPU time is the step thread's, which neighbours do not change.
+Two executors, one with the schema, take turns of a few steps at equal lengths of text, so that a machine that is slow for a
+while is slow for both, and change roles every round; the median of these pairs counts, and their quartiles are told. All streams draw at temperature 1 and
+write as many tokens. CPU time is the step thread's, which does all the work of a step, a grammar's included.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 
 import click
 from record import publish
@@ -39,6 +40,7 @@ ORDER = {
     "required": ["item", "note", "count", "size", "gift"],
     "additionalProperties": False,
 }
+TURN = 8  # steps
 ORDERS = {"type": "array", "items": ORDER, "minItems": 100}  # no answer ends before its tokens do
 
 
@@ -66,104 +68,131 @@ class Bench:
     ends: tuple[int, ...]  # tokens that end a text
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Run:
     """One batch from its first step to its last."""
 
     steps: list[float]  # wall seconds of each
-    cpu: float  # seconds of the step thread
-    tokens: int
-    refused: int
+    cpu: list[float]  # and seconds of the step thread
+    tokens: list[int]
+    refused: list[RequestFailed]
 
 
-def run(bench: Bench, streams: int, tokens: int, grammars: list[Grammar | None]) -> Run:
-    """`streams` requests, of which each follows grammars[i mod len]; further ones come when all run."""
-    executor, prompt, ends = bench.executor, bench.prompt, bench.ends
-    found = Run([], 0.0, 0, 0)
+def begin(bench: Bench, streams: int, tokens: int, grammars: list[Grammar | None]) -> Run:
+    """Adds `streams` requests, of which the first follow grammars[0], grammars[1] ... and all further ones the last."""
     for i in range(streams):
         grammar = grammars[i] if i < len(grammars) else grammars[-1]
         may_end = grammar is not None and grammar.kind == "ebnf"  # the schema's texts are longer than any stream
-        endless = dict.fromkeys(ends, -100.0) if may_end else {}
+        endless = dict.fromkeys(bench.ends, -100.0) if may_end else {}
         params = SamplingParams(
             max_tokens=tokens, seed=i, ignore_eos=grammar is None, grammar=grammar, logit_bias=endless
         )
-        executor.add(TokenRequest(request_id=str(i), token_ids=prompt, params=params))
-    began = time.thread_time()
-    while executor.has_work:
-        started = time.perf_counter()
-        told = executor.step()
-        found.steps.append(time.perf_counter() - started)
-        found.tokens += sum(len(one.token_ids) for one in told if isinstance(one, TokenChunk))
-        found.refused += sum(isinstance(one, RequestFailed) for one in told)
-    found.cpu = time.thread_time() - began
+        bench.executor.add(TokenRequest(request_id=str(i), token_ids=bench.prompt, params=params))
+    return Run([], [], [], [])
+
+
+def step(bench: Bench, found: Run) -> None:
+    began, began_cpu = time.perf_counter(), time.thread_time()
+    told = bench.executor.step()
+    found.cpu.append(time.thread_time() - began_cpu)
+    found.steps.append(time.perf_counter() - began)
+    found.tokens.append(sum(len(one.token_ids) for one in told if isinstance(one, TokenChunk)))
+    found.refused.extend(one for one in told if isinstance(one, RequestFailed))
+
+
+def run(bench: Bench, streams: int, tokens: int, grammars: list[Grammar | None]) -> Run:
+    found = begin(bench, streams, tokens, grammars)
+    while bench.executor.has_work:
+        step(bench, found)
     return found
 
 
-def schema_cost(bench: Bench, streams: int, tokens: int, rounds: int) -> tuple[float, Run]:
-    """CPU seconds per token beside those of free text, as a share; and the last structured run."""
-    shares = []
+def schema_cost(benches: list[Bench], streams: int, tokens: int, rounds: int) -> tuple[list[float], float]:
+    """Of each pair of turns, CPU seconds beside those of free text, as a share; and tokens per CPU second with the schema."""
+    shares, rates = [], []
     schema = order_schema()
-    run(bench, 1, 4, [schema])  # compiles it
+    run(benches[0], streams, 4, [schema])  # compiles it
     for number in range(rounds):
-        kinds: list[Grammar | None] = [None, schema] if number % 2 == 0 else [schema, None]
-        runs = {kind is None: run(bench, streams, tokens, [kind]) for kind in kinds}
-        free, structured = runs[True], runs[False]
-        if structured.tokens != free.tokens:
-            raise click.ClickException(f"{structured.tokens} tokens with the schema, {free.tokens} without.")
-        shares.append(structured.cpu / free.cpu - 1)
-    return median(shares), structured
+        free, guided = benches if number % 2 == 0 else reversed(benches)
+        plain, structured = begin(free, streams, tokens, [None]), begin(guided, streams, tokens, [schema])
+        take_turns([(free, plain), (guided, structured)])
+        if plain.tokens != structured.tokens:
+            raise click.ClickException(f"{sum(structured.tokens)} tokens with the schema, {sum(plain.tokens)} without.")
+        for at in range(TURN, tokens - TURN + 1, TURN):  # without the first, which read the prompts
+            turn = slice(at, at + TURN)
+            shares.append(sum(structured.cpu[turn]) / sum(plain.cpu[turn]) - 1)
+            rates.append(sum(structured.tokens[turn]) / sum(structured.cpu[turn]))
+    return shares, median(rates)
+
+
+def take_turns(sides: list[tuple[Bench, Run]]) -> None:
+    """To the end of both, in the order A B B A."""
+    while any(bench.executor.has_work for bench, _ in sides):
+        for bench, found in sides:
+            for _ in range(TURN):
+                if bench.executor.has_work:
+                    step(bench, found)
+        sides.reverse()
 
 
 def held_up(bench: Bench, streams: int, tokens: int, hostile: list[Grammar]) -> float:
-    """How many steps the longest step was longer beside a hostile grammar, in steps of the median: median of the pairs."""
-    pairs = []
-    for grammar in hostile:
-        alone = run(bench, streams, tokens, [None])
-        beside = run(bench, streams + 1, tokens, [grammar, None])
-        if beside.refused != 1:
-            raise click.ClickException("The hostile grammar was not refused.")
-        pairs.append((longest(beside.steps) - longest(alone.steps)) / median(alone.steps))
-    return median(pairs)
+    """How many steps the longest step is longer beside a hostile grammar, in steps of the median. Medians of runs: any
+    run's longest step may be the machine's fault."""
+    alone = [run(bench, streams, tokens, [None]) for _ in hostile]
+    beside = [run(bench, streams + 1, tokens, [grammar, None]) for grammar in hostile]
+    if any(len(found.refused) != 1 for found in beside):
+        raise click.ClickException("A hostile grammar was not refused.")
+    usual = median(seconds for found in alone for seconds in found.steps)
+    return (median(map(longest, beside)) - median(map(longest, alone))) / usual
 
 
-def longest(steps: list[float]) -> float:
+def longest(found: Run) -> float:
     """Without the first, which read all prompts."""
-    return max(steps[2:])
+    return max(found.steps[2:])
 
 
 @click.command()
 @click.argument("engine", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--streams", default=64, show_default=True)
 @click.option("--tokens", default=96, show_default=True, help="That every stream writes.")
-@click.option("--rounds", default=5, show_default=True, help="Pairs of runs for the schema's cost.")
+@click.option("--rounds", default=4, show_default=True, help="Runs side by side for the schema's cost.")
 @click.option("--record", is_flag=True, help="Keep the result in benchmarks/results/.")
 def main(engine: Path, streams: int, tokens: int, rounds: int, record: bool) -> None:
     """Times ENGINE writing free text, text that follows a schema, and free text beside hostile grammars."""
     manifest = read_manifest(engine)
     tokenizer = Tokenizer.from_engine(engine)
     grammars = GrammarCompiler(tokenizer.vocabulary())
-    executor = Executor(
-        load_program(engine, manifest), manifest.limits, tokenizer.eos_token_ids, grammars=grammars, max_waiting=4096
-    )
+    benches = [
+        Bench(
+            Executor(load_program(engine, manifest), manifest.limits, tokenizer.eos_token_ids, grammars=grammars),
+            tokenizer.encode(PROMPT),
+            tuple(tokenizer.eos_token_ids),
+        )
+        for _ in range(2)
+    ]
     calm_garbage_collection()
-    bench = Bench(executor, tokenizer.encode(PROMPT), tuple(tokenizer.eos_token_ids))
-    run(bench, streams, 4, [None])
     try:
-        cost, structured = schema_cost(bench, streams, tokens, rounds)
-        compiling = held_up(bench, streams, 3 * tokens, [costly_to_compile(0)])
-        following = held_up(bench, streams, 2 * tokens, [costly_to_follow(i) for i in range(3)])
+        for bench in benches:
+            run(bench, streams, 4, [None])
+        shares, rate = schema_cost(benches, streams, tokens, rounds)
+        compiling = held_up(benches[0], streams, tokens, [costly_to_compile(i) for i in range(3)])
+        following = held_up(benches[0], streams, 2 * tokens, [costly_to_follow(i) for i in range(3)])
     finally:
-        executor.close()
+        for bench in benches:
+            bench.executor.close()
+    low, cost, high = quantiles(shares, n=4)
     table = Table("what", "measured", "bound", title=f"{streams} streams of {tokens} tokens, {manifest.dtype}")
-    table.add_row("a JSON schema on every stream, of throughput", f"{cost:.1%}", "10 %")
+    table.add_row("a JSON schema on every stream, of throughput", f"{cost:.1%} ({low:.1%} to {high:.1%})", "10 %")
     table.add_row("beside a schema that cannot be compiled, steps", f"{compiling:.2f}", "1")
     table.add_row("beside a grammar that cannot be followed, steps", f"{following:.2f}", "1")
     Console().print(table)
     line = {
         "benchmark": "structured",
         "streams": streams,
+        "pairs": len(shares),
         "schema_cost": cost,
-        "structured_tok_s_cpu": structured.tokens / structured.cpu,
+        "schema_cost_quartiles": [low, high],
+        "structured_tok_s_cpu": rate,
         "hostile_compile_steps": compiling,
         "hostile_follow_steps": following,
         "vocab_size": tokenizer.vocab_size,

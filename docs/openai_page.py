@@ -45,6 +45,8 @@ FORMATS = """
   enforced is refused with the keyword's path: `not`, `if`, `contains`, `uniqueItems`, `dependentRequired`, `allOf` of
   several, bounds without a type, `required` names without a property. `oneOf` is enforced as `anyOf`; `format` where it is
   one that xgrammar knows. Objects have no properties but those named, unless `additionalProperties` says otherwise.
+  So is a bound beside `enum`, `const` or `format`, a value that is not of its schema's `type`, a fraction as `multipleOf`, and
+  in patterns and expressions an anchor within the text, `\\A` and `\\Z`, and looking ahead or behind.
 - A grammar beats `min_tokens`, and `ignore_eos` is refused beside one.
 - Limits: 65536 characters, 2048 schemas, 64 levels, 256 branches, 1024 values, counts to 16384; 5 s and 1 GiB to compile.
 - `tool_choice` `required` and a named function are grammars, so the call always parses; with `auto` the calls are read from

@@ -107,18 +107,18 @@ class Executor:
         """Requests whose grammars are compiled go where the others wait. With nothing else to do, gives one a moment."""
         if not (self._outbox or self._launched or self._scheduler.has_work):
             wait([future for _, _, future in self._compiling.values()], GLANCE_SECONDS, FIRST_COMPLETED)
-        for request_id, (request, since, future) in list(self._compiling.items()):
-            if future.done():
-                del self._compiling[request_id]
-                try:
-                    constraint = future.result()
-                    self._scheduler.add(request, constraint, since)
-                    self._following = {
-                        name: pair for name, pair in self._following.items() if self._scheduler.has(name)
-                    }
-                    self._following[request_id] = request, constraint
-                except IngotError as error:
-                    self._fail(request, error)
+        done = [name for name, (_, _, future) in self._compiling.items() if future.done()]
+        if not done:
+            return
+        self._following = {name: pair for name, pair in self._following.items() if self._scheduler.has(name)}
+        for request_id in done:
+            request, since, future = self._compiling.pop(request_id)
+            try:
+                constraint = future.result()
+                self._scheduler.add(request, constraint, since)
+                self._following[request_id] = request, constraint
+            except IngotError as error:
+                self._fail(request, error)
 
     def _end_overdue(self) -> None:
         """Ends requests whose grammars cost the others too much of their time."""

@@ -24,7 +24,7 @@ class TokenMatcher(Protocol):
     """Follows one sequence's tokens through a grammar."""
 
     def accept(self, token: int) -> bool:
-        """False where the grammar does not allow the token here; nothing has changed then."""
+        """False where the grammar does not allow the token here, and for a token that ends the text: nothing follows it."""
         ...
 
     def fill(self, masks: Any, row: int) -> None:

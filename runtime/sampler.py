@@ -62,7 +62,7 @@ class Sampler:
         self._logprobs = np.full(max_num_seqs, -1, np.int64)
         self._free_from = np.zeros(max_num_seqs, np.int64)  # position from which stop tokens may be sampled
         self._seen = SeenTokens(max_num_seqs, vocab_size, self._device)
-        self._constraints = RowConstraints(vocab_size, self._eos, self._device)
+        self._constraints = RowConstraints(max_num_seqs, vocab_size, self._eos, self._device)
 
     def admit(self, arrival: Arrival) -> None:
         """A sequence takes a row; whatever the row held before is gone."""
@@ -122,8 +122,10 @@ class Sampler:
         wanted = np.flatnonzero(self._logprobs[rows] >= 0)
         if not len(wanted):
             return [], None
-        chosen = self._put(wanted)
-        return wanted.tolist(), measure(logits[chosen], tokens[chosen], self._logprobs[rows[wanted]].tolist())
+        if len(wanted) < len(rows):
+            chosen = self._put(wanted)
+            logits, tokens = logits[chosen], tokens[chosen]
+        return wanted.tolist(), measure(logits, tokens, self._logprobs[rows[wanted]].tolist())
 
     def _edit(self, logits: Tensor, rows: Rows, positions: Rows) -> Tensor:
         """Penalties, bias and forbidden stops; `logits` itself where no row has any, else a copy."""

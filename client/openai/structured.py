@@ -16,9 +16,15 @@ ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 
 def grammar_of(body: SamplingFields) -> Grammar | None:
-    """Raises RequestError for two of the fields at once, and for a grammar that is wrong in itself."""
+    """Raises RequestError for two of the fields at once, one that asks for nothing, and a grammar that is wrong in itself."""
     asked = {field: grammar for field, grammar in all_asked(body).items() if grammar is not None}
     if not asked:
+        if body.structured_outputs is not None:
+            raise RequestError(
+                "'structured_outputs' asks for nothing.",
+                mend="Give one of json, json_object, regex, choice and grammar, or leave it out.",
+                param="structured_outputs",
+            )
         return None
     if len(asked) > 1:
         first, second, *_ = asked

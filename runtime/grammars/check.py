@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from ingot.errors import RequestError
+from ingot.runtime.grammars.expressions import misread
 from ingot.runtime.params import Grammar
 
 MAX_CHARS = 1 << 16
@@ -22,6 +23,15 @@ MAX_ENUM = 1024
 MAX_COUNT = 1 << 14  # items, characters, properties that a schema may ask for
 
 TYPES = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
+NAMES_OF_TYPES: dict[type, frozenset[str]] = {  # of what a JSON decoder makes
+    bool: frozenset({"boolean"}),
+    dict: frozenset({"object"}),
+    float: frozenset({"number"}),
+    int: frozenset({"integer", "number"}),
+    list: frozenset({"array"}),
+    str: frozenset({"string"}),
+    type(None): frozenset({"null"}),
+}
 ONE = ("additionalProperties", "items", "propertyNames", "unevaluatedItems", "unevaluatedProperties")  # hold a schema
 MANY = ("allOf", "anyOf", "oneOf", "prefixItems")  # hold a list of schemas
 NAMED = ("$defs", "definitions", "patternProperties", "properties")  # hold schemas by name
@@ -57,6 +67,8 @@ def check_grammar(grammar: Grammar, *, max_chars: int = MAX_CHARS, max_depth: in
             refuse(f"The choices are not a list of 1 to {MAX_CHOICES}.", "Send a list of strings.")
         if not all(isinstance(choice, str) and choice for choice in choices):
             refuse("A choice is empty or no string.", "Send a list of strings.")
+    if grammar.kind == "regex" and (said := misread(grammar.text)) is not None:
+        refuse(f"The expression {said}.", "Anchor it as a whole or not at all, and spell it without.")
     if grammar.kind == "json_schema":
         check_schema(decoded(grammar.text), max_depth)
 
@@ -155,6 +167,8 @@ def check_values(path: str, schema: dict[str, Any]) -> None:
             invalid(f"{path}/{key}", "is no string")
     if any(sign in schema.get("pattern", "") for sign in NOT_IN_STRINGS):
         unsupported(f"{path}/pattern", "has a quote, a backslash or a coded character, which JSON strings must escape")
+    if (said := misread(schema.get("pattern", ""))) is not None:
+        unsupported(f"{path}/pattern", said)
     if schema.get("uniqueItems"):
         unsupported(f"{path}/uniqueItems", "cannot be enforced while text is generated")
 
@@ -167,10 +181,23 @@ def check_combination(path: str, schema: dict[str, Any]) -> None:
     bounds = sorted(schema.keys() & NEEDS_TYPE)
     if bounds and "type" not in schema:
         unsupported(f"{path}/{bounds[0]}", "stands in a schema without a type")
-    if "multipleOf" in schema and schema.get("type") != "integer":
+    if "multipleOf" in schema and (schema.get("type") != "integer" or schema["multipleOf"] % 1 != 0):
         unsupported(f"{path}/multipleOf", "can be enforced for integers only")
     if "pattern" in schema and schema.keys() & {"minLength", "maxLength"}:
         unsupported(f"{path}/pattern", "stands beside a length, which belongs into the pattern then")
+    if "format" in schema and (beside := sorted(schema.keys() & {"maxLength", "minLength", "pattern"})):
+        unsupported(f"{path}/{beside[0]}", "stands beside format, where it cannot be enforced")
+    values = {"enum": schema.get("enum", []), "const": [schema["const"]] if "const" in schema else []}
+    for key, listed in values.items():
+        if "type" in schema and not all(is_of(value, schema["type"]) for value in listed):
+            unsupported(f"{path}/{key}", "has a value that is not of the schema's type")
+
+
+def is_of(value: Any, types: str | list[str]) -> bool:
+    """Whether a JSON value is of one of the types; 1.0 is an integer too."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return not NAMES_OF_TYPES[type(value)].isdisjoint([types] if isinstance(types, str) else types)
 
 
 def check_ref(path: str, ref: str, root: Any) -> None:

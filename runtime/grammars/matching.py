@@ -40,27 +40,32 @@ class CompiledConstraint:
 
 
 class Matcher:
+    """Calls are timed one by one, so that a grammar that turns costly within a step ends there."""
+
+    __slots__ = ("_accept", "_constraint", "_ends", "_fill")
+
     def __init__(self, constraint: CompiledConstraint, compiled: xgrammar.CompiledGrammar) -> None:
+        matcher = xgrammar.GrammarMatcher(compiled)
         self._constraint = constraint
-        self._matcher = xgrammar.GrammarMatcher(compiled)
+        self._ends = frozenset(matcher.stop_token_ids)
+        self._accept = matcher.accept_token
+        self._fill = matcher.fill_next_token_bitmask
 
     def accept(self, token: int) -> bool:
         if self._constraint.overdue:
             return True
         began = perf_counter()
-        accepted: bool = self._matcher.accept_token(token)
+        accepted: bool = self._accept(token)
         self._constraint.charge(perf_counter() - began, 1)
-        return accepted
+        return accepted and token not in self._ends
 
     def fill(self, masks: Any, row: int) -> None:
         if self._constraint.overdue:
             masks[row] = -1  # anything: its sequence ends before the token is told
-        elif self._matcher.is_terminated():
-            masks[row] = 0
-        else:
-            began = perf_counter()
-            self._matcher.fill_next_token_bitmask(masks, row)
-            self._constraint.charge(perf_counter() - began, 0)
+            return
+        began = perf_counter()
+        self._fill(masks, row)
+        self._constraint.charge(perf_counter() - began, 0)
 
 
 def read_compiled(text: str, info: xgrammar.TokenizerInfo) -> CompiledConstraint:

@@ -255,3 +255,24 @@ def test_logprobs_rank_and_list_the_raw_distribution() -> None:
     assert first.top[0][0] == 1
     assert [logprob for _, logprob in first.top] == pytest.approx(expected[0].sort(descending=True).values[:3].tolist())
     assert second.top == []
+
+
+@pytest.mark.parametrize("width", [7, 1000, 1280, 6001])
+@pytest.mark.parametrize("k", [0, 1, 5, 20])
+def test_logprobs_of_a_wide_vocabulary_are_exact(width: int, k: int) -> None:
+    """Against a whole sort; whole numbers bring ties, and every other row has a token that stands far back."""
+    generator = torch.Generator().manual_seed(width + k)
+    logits = (4 * torch.randn(12, width, generator=generator)).round()
+    logits[3, 2], logits[4] = float("-inf"), logits[4, 0]
+    tokens = torch.where(torch.arange(12) % 2 == 0, logits.argmax(-1), torch.randint(width, (12,), generator=generator))
+    tokens[3] = 2
+    logprobs = logits.double().log_softmax(-1)
+    for row, found in enumerate(token_logprobs(logits, tokens, [k] * 12)):
+        wanted = max(float(logprobs[row, tokens[row]]), -9999.0)
+        assert found.logprob == pytest.approx(wanted, abs=1e-5)
+        assert found.rank == 1 + int((logits[row] > logits[row, tokens[row]]).sum())
+        best = logprobs[row].sort(descending=True).values[:k].clamp_min(-9999.0).tolist()
+        assert [logprob for _, logprob in found.top] == pytest.approx(best, abs=1e-5)
+        assert len({token for token, _ in found.top}) == min(k, width)
+        for token, logprob in found.top:
+            assert logprob == pytest.approx(max(float(logprobs[row, token]), -9999.0), abs=1e-5)
