@@ -6,9 +6,10 @@ The real scheduler decides; steps are not run but timed by a model of an 8B Llam
 from __future__ import annotations
 
 import json
+import random
 from collections import deque
 from dataclasses import asdict, dataclass, replace
-from math import hypot
+from math import ceil, hypot
 from pathlib import Path
 
 import click
@@ -90,11 +91,15 @@ def step_ms(machine: Machine, plan: StepPlan) -> float:
     return linear + head + attention + rest + (machine.mixed_ms if is_mixed else machine.decode_ms)
 
 
-def simulate(machine: Machine, workload: Workload, limits: Limits, *, stop_early: int, steps_ahead: int = 1) -> Outcome:
-    """Every request at once. `stop_early`: answers end after osl tokens of `stop_early` x osl that were asked for."""
+def simulate(
+    machine: Machine, workload: Workload, limits: Limits, *, asked: int = 1, drawn: bool = False, steps_ahead: int = 1
+) -> Outcome:
+    """Every request at once. Each asks for `asked` x osl tokens and stops after osl, or `drawn` after osl on average."""
     pages = int(machine.pool_gib * GIB / machine.kv_bytes) // PAGE_SIZE
     scheduler = Scheduler(limits, pages, eos_token_ids=[2])
-    params = SamplingParams(temperature=0.0, max_tokens=workload.osl * stop_early)
+    params = SamplingParams(temperature=0.0, max_tokens=workload.osl * asked)
+    rng = random.Random(0)
+    answers = [ceil(rng.expovariate(1 / workload.osl)) if drawn else workload.osl for _ in range(workload.requests)]
     for number in range(workload.requests):
         name = str(number)
         request = TokenRequest(request_id=name, token_ids=[7] * workload.isl, params=params, cache_salt=name)
@@ -118,12 +123,12 @@ def simulate(machine: Machine, workload: Workload, limits: Limits, *, stop_early
             tokens = []
             for part in oldest.slices:
                 given[part.seq_id] += part.samples
-                tokens.append(2 if given[part.seq_id] == workload.osl else 7)
+                tokens.append(2 if given[part.seq_id] == answers[part.seq_id] else 7)
             empty = [None] * len(tokens)
             scheduler.settle(oldest, StepResult(tokens, list(empty), list(empty)))
     stats = scheduler.stats()
     outcome.steps, outcome.preemptions = stats.steps, stats.preemptions
-    outcome.output_tok_s = workload.requests * workload.osl / outcome.seconds
+    outcome.output_tok_s = stats.generation_tokens / outcome.seconds
     return outcome
 
 
@@ -142,11 +147,12 @@ def measured(mode: str, workload: Workload) -> tuple[float, int] | None:
 @click.option("--modes", default="bf16,fp8kv", show_default=True)
 @click.option("--tokens", default=8192, show_default=True, help="Limits.max_num_batched_tokens.")
 @click.option("--seqs", default=1024, show_default=True, help="Limits.max_num_seqs.")
-@click.option("--stop-early", default=1, show_default=True, help="Ask for so many times the tokens that come.")
+@click.option("--asked", default=1, show_default=True, help="max_tokens, as a multiple of the tokens that come.")
+@click.option("--drawn", is_flag=True, help="Draw each answer's length: exponential, of mean OSL.")
 @click.option("--set", "changes", multiple=True, metavar="NAME=NUMBER", help="Another constant of the machine.")
 @click.option("--record", is_flag=True, help="Keep the result in benchmarks/results/.")
 def main(
-    workloads: str, modes: str, tokens: int, seqs: int, stop_early: int, changes: tuple[str, ...], record: bool
+    workloads: str, modes: str, tokens: int, seqs: int, asked: int, drawn: bool, changes: tuple[str, ...], record: bool
 ) -> None:
     """Seconds, tokens/s, steps and what preemption costs, beside what was measured."""
     table = Table("workload", "mode", "s", "out tok/s", "measured", "steps", "measured", "recomputed", "preempted", "batch")
@@ -156,7 +162,7 @@ def main(
     outcomes = {}
     for workload in map(parse_workload, workloads.split(",")):
         for mode in modes.split(","):
-            outcome = simulate(replace(MODES[mode], **other), workload, limits, stop_early=stop_early)
+            outcome = simulate(replace(MODES[mode], **other), workload, limits, asked=asked, drawn=drawn)
             outcomes[f"{workload} {mode}"] = asdict(outcome)
             known = measured(mode, workload)
             table.add_row(
