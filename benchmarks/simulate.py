@@ -155,7 +155,9 @@ def main(
     workloads: str, modes: str, tokens: int, seqs: int, asked: int, drawn: bool, changes: tuple[str, ...], record: bool
 ) -> None:
     """Seconds, tokens/s, steps and what preemption costs, beside what was measured."""
-    table = Table("workload", "mode", "s", "out tok/s", "measured", "steps", "measured", "recomputed", "preempted", "batch")
+    table = Table(
+        "workload", "mode", "s", "out tok/s", "measured", "steps", "measured", "recomputed", "preempted", "batch"
+    )
     pairs = (change.partition("=") for change in changes)
     other = {name: float(number) for name, _, number in pairs}
     limits = Limits(max_model_len=8192, max_num_seqs=seqs, max_num_batched_tokens=tokens, page_size=PAGE_SIZE)
