@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.runtime.steps import EOS, ask, build, ends, step
+from tests.runtime.steps import EOS, ask, build, step
 
 from ingot.runtime.forecast import Forecast
 from ingot.runtime.messages import TokenRequest
