@@ -32,7 +32,7 @@ class Leases:
             return False
         self._refused = None
         seq.pages = matched + self.tree.lease(lacking)
-        seq.num_kept = seq.num_full = len(matched)
+        seq.num_found = seq.num_kept = seq.num_full = len(matched)
         seq.num_computed = seq.num_kept * self.page_size
         if not seq.has_run and not seq.reads_it_all:
             seq.cached_tokens = seq.num_computed

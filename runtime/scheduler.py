@@ -19,6 +19,7 @@ from collections.abc import Collection
 from heapq import heappop, heappush
 
 from ingot.manifest import Limits
+from ingot.runtime.forecast import Forecast
 from ingot.runtime.leases import Leases
 from ingot.runtime.messages import Stats, TokenChunk, TokenRequest
 from ingot.runtime.plan import FEED, Arrival, Constraint, Slice, StepPlan, StepResult, TokenLogprobs
@@ -34,7 +35,7 @@ class Scheduler:
     ) -> None:
         self.leases = Leases(num_pages, limits.page_size)
         self._max_tokens = limits.max_num_batched_tokens
-        self._spare = num_pages // 100  # left free at admission, so that running sequences can grow a while
+        self._forecast = Forecast(num_pages, limits.page_size)
         self._eos = frozenset(eos_token_ids)
         self._queue = RequestQueue(limits, num_pages, eos_token_ids=eos_token_ids, max_waiting=max_waiting)
         self._running: list[Sequence] = []  # sorted by Sequence.order
@@ -162,18 +163,17 @@ class Scheduler:
         return True
 
     def _admit(self, plan: StepPlan, launched: list[Sequence], budget: int) -> None:
-        """Starts waiting sequences in order while there are tokens, rows, and pages for all that they know."""
+        """Starts waiting sequences in order while there are tokens, rows, and pages for what they know and will need."""
         while budget and self._free_rows and (seq := self._queue.head):
-            if self._is_in_flight(seq) or not self.leases.start(seq, spare=self._spare if self._running else 0):
+            spare = self._forecast.reserve(seq, self._running, self.leases.pool.available)
+            if self._is_in_flight(seq) or not self.leases.start(seq, spare=spare):
                 break
             self._queue.pop()
             insort(self._running, seq, key=ORDER)
             self._prompt_tokens += 0 if seq.has_run else seq.num_prompt
             seq.run()
             seq.row = heappop(self._free_rows)
-            outputs = seq.tokens[seq.num_prompt :]
-            prompt = seq.request.token_ids
-            known = seq.row, seq.seq_id, seq.params, seq.seed, prompt, outputs
+            known = seq.row, seq.seq_id, seq.params, seq.seed, seq.request.token_ids, seq.tokens[seq.num_prompt :]
             plan.arrivals.append(Arrival(*known, seq.constraint, seq.request.pooling))
             part = self._read(seq, budget)
             plan.slices.append(part)
@@ -238,6 +238,7 @@ class Scheduler:
         params = seq.request.params
         is_first = len(seq.tokens) == seq.num_prompt + 1
         if reason is not None:
+            self._forecast.learn(len(seq.tokens) - seq.num_prompt)
             self._finish(seq)
         elif seq.status is Status.RUNNING and params.logprobs is None:
             seq.quiet_until = min((seq.num_full + 1) * self.leases.page_size, seq.max_len - 1)

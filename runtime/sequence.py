@@ -36,6 +36,7 @@ class Sequence:
         "index",
         "max_len",
         "num_computed",
+        "num_found",
         "num_full",
         "num_kept",
         "num_prompt",
@@ -96,6 +97,7 @@ class Sequence:
         self.clear_until = 0  # positions below need neither a new page nor a look at max_len
         self.quiet_until = 0  # tokens settled below fill no page, reach no limit and carry no log-probabilities
         self.num_computed = 0
+        self.num_found = 0  # leading pages that were in the prefix tree when it started
         self.num_full = 0  # leading pages whose tokens are all settled
         self.num_kept = 0  # leading pages that are in the prefix tree
 

@@ -174,14 +174,15 @@ def test_prompt_logprobs_read_the_whole_prompt() -> None:
 def test_the_youngest_of_the_least_urgent_is_preempted_and_recomputed() -> None:
     scheduler = build(pages=6, seqs=4, page_size=2)
     for name, priority in (("a", 0), ("b", 1), ("c", 1)):
-        scheduler.add(ask(name, [10 + priority, ord(name), 7], priority=priority, max_tokens=8))
+        scheduler.add(ask(name, [10 + priority, ord(name), 7], priority=priority))
     assert [chunk.request_id for chunk in step(scheduler, 20, 21, 22)] == ["a", "b", "c"]
     assert [chunk.request_id for chunk in step(scheduler, 23, 24, 25)] == ["a", "b", "c"]
     plan = decide(scheduler)
     assert shape(plan) == [(0, 4, [23], [0, 1, 5], 1, True), (1, 4, [24], [2, 3, 4], 1, True)], "c gave up 5, then 4"
     assert plan.departures == [2]
     assert scheduler.stats().preemptions == 1
-    scheduler.settle(plan, answer(plan, EOS, 26))
+    scheduler.settle(plan, answer(plan, 25, 26))
+    scheduler.abort("a")
     plan = decide(scheduler)
     assert [(arrival.row, arrival.prompt_tokens, arrival.output_tokens) for arrival in plan.arrivals] == [
         (0, [11, ord("c"), 7], [22, 25])
@@ -191,8 +192,8 @@ def test_the_youngest_of_the_least_urgent_is_preempted_and_recomputed() -> None:
 
 def test_a_token_sampled_before_a_preemption_is_kept() -> None:
     scheduler = build(pages=4, page_size=2)
-    scheduler.add(ask("a", [10, 11, 12], max_tokens=5))
-    scheduler.add(ask("b", [13, 14, 15], max_tokens=5))
+    scheduler.add(ask("a", [10, 11, 12]))
+    scheduler.add(ask("b", [13, 14, 15]))
     first = decide(scheduler)
     second = decide(scheduler)
     third = decide(scheduler)  # a needs a third page: b, two steps in flight, is preempted
