@@ -18,9 +18,10 @@ from ingot.network.config import ModelConfig
 from ingot.runtime.logprobs import Measured
 from ingot.runtime.params import SamplingParams
 from ingot.runtime.plan import Arrival, Slice, StepPlan
-from ingot.runtime.programs.cuda_forward import CudaForward, Sampled
+from ingot.runtime.programs.cuda_forward import CudaForward
 from ingot.runtime.programs.cuda_step import is_decode, late_pages, mixed_step, prompt_tile
 from ingot.runtime.programs.cuda_tables import CudaTables, CudaTicket, Extras
+from ingot.runtime.programs.model_step import Sampled
 from ingot.runtime.programs.pools import Pools
 from ingot.runtime.programs.prompt_scores import PromptScores
 from ingot.runtime.sampler import COLDEST, Sampler
@@ -76,7 +77,7 @@ class GpuProgram:
             pooled = self._pools.wanted(plan.slices)  # a graph keeps no hidden states
             if bucket is not None and not scored and not pooled and is_decode(plan.slices):
                 return self._launch_decode(plan.slices, bucket)
-            return self._launch_mixed(plan.slices, scored)
+            return self._launch_mixed(plan.slices, scored, pooled=bool(pooled))
 
     def _launch_decode(self, slices: list[Slice], bucket: int) -> CudaTicket:
         self._tables.write_pages(late_pages(slices, inline=True))
@@ -87,12 +88,12 @@ class GpuProgram:
             out = Sampled(logits=out.logits[chosen], tokens=out.tokens[chosen])
         return self._finish(slices, sampling, [], out, {})
 
-    def _launch_mixed(self, slices: list[Slice], scored: list[tuple[int, int]]) -> CudaTicket:
+    def _launch_mixed(self, slices: list[Slice], scored: list[tuple[int, int]], *, pooled: bool) -> CudaTicket:
         self._tables.write_pages(late_pages(slices, inline=False))
         step = mixed_step(slices, scored, self._tile)
-        out = self._forward.mixed(step)
+        out = self._forward.mixed(step, keep_hidden=pooled)
         vectors: dict[int, bytes] = {}
-        if out.hidden is not None and self._pools.wanted(slices):
+        if out.hidden is not None and pooled:
             vectors = self._pools.read([slices[i] for i in step.order], step.query_starts.tolist(), out.hidden)
         return self._finish(slices, step.sampling, scored, out, vectors)
 

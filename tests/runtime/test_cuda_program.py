@@ -13,8 +13,10 @@ from torch import Tensor
 from ingot.manifest import Limits
 from ingot.network.config import ModelConfig
 from ingot.network.weights import Scheme, Weight
+from ingot.plugins.linear.launch import Choices
 from ingot.plugins.random_weights import random_weights
 from ingot.plugins.score import Scorer
+from ingot.plugins.variants import Variants
 from ingot.runtime.executor import Executor
 from ingot.runtime.messages import TokenChunk, TokenRequest
 from ingot.runtime.params import SamplingParams
@@ -27,18 +29,21 @@ CONFIG = ModelConfig(
     max_position=512, rms_norm_eps=1e-5, rope_theta=10_000.0, windows=(0, 0, 0), eos_token_ids=(3,),
 )  # fmt: skip
 GREEDY = SamplingParams(temperature=0.0, max_tokens=24, ignore_eos=True)
+EAGER, CAPTURED = Variants(), Variants(mixed_tokens=2048)  # steps with prompts
 
 
 def serve(
     config: ModelConfig, weights: dict[str, Weight[Tensor]], prompts: list[list[int]], params: SamplingParams, *, kv: torch.dtype,
     num_pages: int = 200, graphs: bool = True, max_tokens: int = 64,
+    dtype: torch.dtype = torch.bfloat16, variants: Variants = EAGER,
 ) -> list[list[int]]:  # fmt: skip
     from ingot.runtime.programs.cuda import cuda_program
 
     limits = Limits(
         max_model_len=256, max_num_seqs=8, max_num_batched_tokens=max_tokens, page_size=16, num_pages=num_pages
     )
-    program = cuda_program(config, weights, limits, dtype=torch.bfloat16, kv_dtype=kv, graphs=graphs)
+    choices = Choices(tuned={}, variants=variants)
+    program = cuda_program(config, weights, limits, dtype=dtype, kv_dtype=kv, graphs=graphs, choices=choices)
     executor = Executor(program, limits, config.eos_token_ids)
     for i, prompt in enumerate(prompts):
         executor.add(TokenRequest(request_id=str(i), token_ids=prompt, params=params))
@@ -103,6 +108,28 @@ def test_pools_graphs_and_chunks_change_nothing(num_pages: int, graphs: bool, ma
     )
     for prompt, text in zip(prompts, texts, strict=True):
         assert_nearly_best(CONFIG, weights, prompt, text, torch.bfloat16)
+
+
+@pytest.mark.parametrize("case", ["none", "fp8", "qwen2-like"])
+def test_captured_steps_with_prompts_are_the_references(case: str) -> None:
+    """Every prompt twice: the second time most of it is found in the prefix cache."""
+    config, scheme, kv = CASES[case]
+    weights = random_weights(config, scheme, torch.bfloat16, torch.device("cuda"))
+    prompts = make_prompts() * 2
+    texts = serve(config, weights, prompts, GREEDY, kv=kv, variants=CAPTURED)
+    for prompt, text in zip(prompts, texts, strict=True):
+        assert_nearly_best(config, weights, prompt, text, kv)
+
+
+def test_captured_steps_with_prompts_write_what_eager_ones_do() -> None:
+    """In float32, where the order of a padded product's sums decides no token."""
+    weights = random_weights(CONFIG, Scheme.NONE, torch.float32, torch.device("cuda"))
+    prompts = make_prompts() * 2
+    eager, captured = (
+        serve(CONFIG, weights, prompts, GREEDY, kv=torch.float32, dtype=torch.float32, variants=variants)
+        for variants in (EAGER, CAPTURED)
+    )
+    assert captured == eager
 
 
 def test_seeds_logprobs_and_penalties_run() -> None:
