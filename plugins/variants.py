@@ -19,3 +19,6 @@ class Variants:
     prepared_rows: int = 0  # up to which skinny linears add, norm and round their input themselves
     overlap: Overlap = field(default_factory=Overlap)
     mixed_tokens: int = 0  # up to which steps with prompts run as CUDA graphs, see runtime/programs/mixed_graphs.py
+    drawn_rows: int = (
+        0  # up to which draws from a decode step's logits run as CUDA graphs, see runtime/programs/draw_graphs.py
+    )

@@ -64,6 +64,10 @@ class RowConstraints:
             if follower is not None and part.samples and part.start + len(part.tokens) > follower.seen:
                 self._accept(follower, part.tokens[-1])
 
+    def hold(self, rows: NDArray[np.int64]) -> bool:
+        """Whether one of `rows` has a grammar."""
+        return bool(self._followers) and any(row in self._followers for row in rows.tolist())
+
     def mask(self, logits: Tensor, rows: NDArray[np.int64]) -> Tensor:
         """logits (R, V) of `rows` (R,): those of forbidden tokens become -inf, in a copy; `logits` where no row has a grammar."""
         if not self._followers:

@@ -61,7 +61,7 @@ def cuda_program(
 
         forward = CudaForward(
             config, lambda batch: decoder(ops, config, batch), caches, tables, limits, kv_dtype or dtype, share=memory_share, graphs=graphs,
-            open_model=open_model, mixed_tokens=kernels.choices.variants.mixed_tokens,
+            open_model=open_model, mixed_tokens=kernels.choices.variants.mixed_tokens, drawn_rows=kernels.choices.variants.drawn_rows,
         )  # fmt: skip
     return GpuProgram(config, limits, tables, forward)
 

@@ -33,7 +33,7 @@ EAGER, CAPTURED = Variants(), Variants(mixed_tokens=2048)  # steps with prompts
 
 
 def serve(
-    config: ModelConfig, weights: dict[str, Weight[Tensor]], prompts: list[list[int]], params: SamplingParams, *, kv: torch.dtype,
+    config: ModelConfig, weights: dict[str, Weight[Tensor]], prompts: list[list[int]], params: SamplingParams | list[SamplingParams], *, kv: torch.dtype,
     num_pages: int = 200, graphs: bool = True, max_tokens: int = 64,
     dtype: torch.dtype = torch.bfloat16, variants: Variants = EAGER,
 ) -> list[list[int]]:  # fmt: skip
@@ -45,8 +45,9 @@ def serve(
     choices = Choices(tuned={}, variants=variants)
     program = cuda_program(config, weights, limits, dtype=dtype, kv_dtype=kv, graphs=graphs, choices=choices)
     executor = Executor(program, limits, config.eos_token_ids)
-    for i, prompt in enumerate(prompts):
-        executor.add(TokenRequest(request_id=str(i), token_ids=prompt, params=params))
+    asked = params if isinstance(params, list) else [params] * len(prompts)
+    for i, (prompt, each) in enumerate(zip(prompts, asked, strict=True)):
+        executor.add(TokenRequest(request_id=str(i), token_ids=prompt, params=each))
     texts: list[list[int]] = [[] for _ in prompts]
     while executor.has_work:
         for chunk in executor.step():
@@ -140,6 +141,27 @@ def test_seeds_logprobs_and_penalties_run() -> None:
     first, again = (serve(CONFIG, weights, prompts, params, kv=torch.bfloat16) for _ in range(2))
     assert first == again
     assert all(len(text) == 12 and 5 not in text for text in first)
+
+
+@pytest.mark.parametrize("more", [{}, {"top_k": 50, "top_p": 0.9}, {"top_p": 0.9}, {"min_p": 0.1, "logprobs": 2}])
+def test_captured_draws_are_the_samplers(more: dict[str, float]) -> None:
+    """In float32, where nothing that sums in another order moves a token; rows beside them are greedy or have a penalty for a while."""
+    weights = random_weights(CONFIG, Scheme.NONE, torch.float32, torch.device("cuda"))
+    params = msgspec.structs.replace(SamplingParams(temperature=0.8, seed=7, max_tokens=24, ignore_eos=True), **more)
+    prompts = make_prompts()[:6]
+    mixture = [
+        params,
+        GREEDY,
+        params,
+        msgspec.structs.replace(params, presence_penalty=0.5, max_tokens=5),
+        params,
+        params,
+    ]
+    eager, captured = (
+        serve(CONFIG, weights, prompts, mixture, kv=torch.float32, dtype=torch.float32, variants=variants)
+        for variants in (EAGER, Variants(drawn_rows=64))
+    )
+    assert captured == eager
 
 
 def test_a_rounded_lm_head_is_the_references() -> None:

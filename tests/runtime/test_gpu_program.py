@@ -91,6 +91,24 @@ def test_captured_steps_with_prompts_are_the_cpu_targets(host_cuda: HostCuda, mo
     assert host_cuda.replays == len(plans) - 1, "all but the step that scores a prompt"
 
 
+def test_captured_draws_are_the_cpu_targets(host_cuda: HostCuda) -> None:
+    """Beside a row with a penalty, which has the whole step drawn eager, and after it."""
+    model = replace(config("qwen3", layers=1), windows=(6,))
+    weights = random_weights(model, Scheme.NONE, torch.float32, torch.device("cpu"))
+    choices = Choices(tuned={}, variants=Variants(drawn_rows=1000))
+    asked = [
+        Request([9], 5, params=SamplingParams(temperature=0.8, seed=1, logprobs=1), seed=4),
+        Request([5], 2, params=SamplingParams(temperature=0.8, presence_penalty=0.5), seed=5),
+        Request([7], 6, params=SamplingParams(temperature=1.2, top_k=20, top_p=0.9), seed=6),
+    ]
+    program = cuda_program(model, weights, LIMITS, dtype=torch.float32, choices=choices)
+    assert len(host_cuda.error_modes) == 4 + 4 * 3, "each bucket's three draws, and those of the largest once more"
+    found, expected = texts(program, asked), texts(CpuProgram(model, weights, LIMITS, dtype=torch.float32), asked)
+    assert [text.tokens for text in found] == [text.tokens for text in expected]
+    steps = 8
+    assert steps + 1 + 5 <= host_cuda.replays < 2 * steps, "every step, and the draws of those without a penalty"
+
+
 def vectors(program: Program) -> dict[str, list[float]]:
     """Of prompts of several steps and of one, beside texts that decode."""
     executor = Executor(program, LIMITS, [])
