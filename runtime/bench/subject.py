@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +46,8 @@ class RandomModel:
     max_model_len: int = 8192
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
+    mixed_tokens: int = 0  # these two: of plugins/variants.py, which no tuner decides
+    drawn_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +101,11 @@ def load_engine(folder: Path) -> Subject:
 def load_random(model: RandomModel) -> Subject:
     """The shape of a model with random weights, on the GPU where there is one. Kernels are chosen as a build chooses them."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu" and (model.mixed_tokens or model.drawn_rows):
+        raise RecipeError(
+            "--mixed-tokens and --drawn-rows are about CUDA graphs; PyTorch sees no NVIDIA GPU here.",
+            mend="Leave them out, or measure on a GPU.",
+        )
     config, scheme = read_config(model.config), Scheme(model.quant)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     kv_dtype = torch.float8_e4m3fn if model.kv == "fp8" else dtype
@@ -106,8 +113,10 @@ def load_random(model: RandomModel) -> Subject:
     ceilings = measure_ceilings(device, dtype)
     begin = time.perf_counter()
     with torch.inference_mode():
-        program = reference_program if device.type == "cpu" else tuned_program
-        made = program(config, scheme, limits, dtype, kv_dtype)
+        if device.type == "cpu":
+            made = reference_program(config, scheme, limits, dtype, kv_dtype)
+        else:
+            made = tuned_program(config, scheme, limits, dtype, kv_dtype, model)
     subject = Subject(
         program=made, config=config, limits=limits, scheme=scheme, dtype=dtype, kv_dtype=kv_dtype, device=device,
         ceilings=ceilings, load_seconds=time.perf_counter() - begin,
@@ -126,12 +135,14 @@ def reference_program(
 
 
 def tuned_program(
-    config: ModelConfig, scheme: Scheme, limits: Limits, dtype: torch.dtype, kv_dtype: torch.dtype
+    config: ModelConfig, scheme: Scheme, limits: Limits, dtype: torch.dtype, kv_dtype: torch.dtype, model: RandomModel
 ) -> Program:
     from ingot.runtime.programs.cuda import cuda_program
 
     weights = random_weights(config, scheme, dtype, torch.device("cuda"))
     choices = tuned_choices(config, weights, limits, dtype, kv_dtype)
+    captured = replace(choices.variants, mixed_tokens=model.mixed_tokens, drawn_rows=model.drawn_rows)
+    choices = replace(choices, variants=captured)
     torch.cuda.empty_cache()
     return cuda_program(config, weights, limits, dtype=dtype, kv_dtype=kv_dtype, choices=choices)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tests.fakes import FakeProgram
 
-from ingot.errors import RequestError
+from ingot.errors import RecipeError, RequestError
 from ingot.manifest import Limits
 from ingot.network.config import ModelConfig
 from ingot.network.weights import Scheme
@@ -22,7 +22,7 @@ from ingot.runtime.bench.drive import Driver
 from ingot.runtime.bench.limit import Costs, limit_seconds, model_costs
 from ingot.runtime.bench.lines import append_line, as_lines, command_line, ratios, read_lines, rivals
 from ingot.runtime.bench.memory import GIB, MemoryUse
-from ingot.runtime.bench.subject import tuned_choices
+from ingot.runtime.bench.subject import RandomModel, load_random, tuned_choices
 from ingot.runtime.bench.workload import Workload, parse_workload
 from ingot.runtime.params import SamplingParams
 from ingot.runtime.plan import Arrival, StepPlan
@@ -202,6 +202,15 @@ def test_random_weights_run_the_kernels_that_a_build_would_choose(monkeypatch: p
     assert asked == [
         True, [1, 2, 4, 8, 16, 32], (torch.bfloat16, torch.float8_e4m3fn), {"page": 4, "tokens": 32}
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", [{"mixed_tokens": 64}, {"drawn_rows": 1}])
+def test_cuda_graphs_are_refused_without_a_gpu(
+    asked: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RecipeError, match="CUDA graphs"):
+        load_random(RandomModel(config=tmp_path, **asked))
 
 
 def test_memory_is_judged_against_the_planned_share() -> None:

@@ -172,7 +172,8 @@ def test_a_rounded_lm_head_is_the_references() -> None:
         assert_nearly_best(CONFIG, weights, prompt, text, torch.bfloat16)
 
 
-def test_no_launch_waits_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("variants", [EAGER, Variants(mixed_tokens=2048, drawn_rows=64)], ids=["eager", "captured"])
+def test_no_launch_waits_for_the_gpu(variants: Variants, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is sampled: PyTorch raises where a call would wait for the device."""
     from ingot.runtime.programs.gpu import GpuProgram
 
@@ -194,5 +195,5 @@ def test_no_launch_waits_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         {"presence_penalty": 0.5, "repetition_penalty": 1.1, "logit_bias": {5: -100.0}, "min_tokens": 3},
     ):
         params = msgspec.structs.replace(plain, **more)
-        texts = serve(CONFIG, weights, make_prompts(), params, kv=torch.bfloat16)
+        texts = serve(CONFIG, weights, make_prompts(), params, kv=torch.bfloat16, variants=variants)
         assert all(len(text) == 12 for text in texts)
