@@ -72,6 +72,10 @@ class RowConstraints:
             else:
                 follower.matcher.fill(self._masks, part.row)
 
+    def hold(self, rows: NDArray[np.int64]) -> bool:
+        """Whether one of `rows` has a grammar."""
+        return bool(self._followers) and any(row in self._followers for row in rows.tolist())
+
     def mask(self, logits: Tensor, rows: NDArray[np.int64]) -> Tensor:
         """logits (R, V) of `rows` (R,), which `follow` has seen: those of forbidden tokens become -inf, in a copy;
         `logits` itself where no row has a grammar."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,32 @@ from ingot.runtime.transfer import put
 
 Rows = NDArray[np.int64]
 COLDEST = 1e-5  # temperatures below are greedy
+
+
+class Kind(IntEnum):
+    """How a row's token is found, the cheapest first."""
+
+    GREEDY = 0
+    PLAIN = 1
+    TOP_K = 2
+    TRUNCATED = 3  # by top_p or min_p without a top_k: the whole row is sorted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draws:
+    """What the draws of R rows take."""
+
+    numbers: NDArray[np.float32]  # (R, 4) temperature, 1 of greedy rows, top_k, top_p, min_p
+    noise: NDArray[np.float32]  # (R,)
+    kinds: NDArray[np.int64]  # (R,) of Kind
+
+    @property
+    def last(self) -> Kind:
+        return Kind(max(int(self.kinds.max()), Kind.PLAIN))
+
+    @property
+    def most_top_k(self) -> int:
+        return int(self.numbers[:, 1].max())
 
 
 @dataclass(slots=True)
@@ -107,6 +134,18 @@ class Sampler:
         if len(penalized):
             self._seen.add(self._put(rows[penalized]), tokens[self._put(penalized)])
         return tokens
+
+    def draws(self, rows: Rows, positions: Rows) -> Draws | None:
+        """All that `sample` would need to know of these rows; None where one asks for more than a draw from its raw logits."""
+        edits = self._penalized[rows] | self._biased[rows] | (positions < self._free_from[rows])
+        if edits.any() or self._constraints.hold(rows):
+            return None
+        numbers, random = self._numbers[rows], self._random[rows]
+        numbers[~random] = (1, 0, 1, 0)
+        kinds = np.where(self._truncated[rows], Kind.TRUNCATED, Kind.PLAIN)
+        kinds[numbers[:, 1] > 0] = Kind.TOP_K
+        kinds[~random] = Kind.GREEDY
+        return Draws(numbers=numbers, noise=uniform(self._seeds[rows], positions), kinds=kinds)
 
     def logprobs(self, logits: Tensor, rows: Rows, tokens: Tensor) -> list[TokenLogprobs | None]:
         """Of the raw logits (R, V) that `sample` was given, for the rows that ask: at once, on a CPU."""

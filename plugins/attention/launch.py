@@ -196,7 +196,8 @@ def decode(q: Tensor, paged: Paged, out: Tensor, work: Workspace, choice: Decode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tiles:
-    """Which query tokens each prefill program takes; the longest contexts first, so that none is left to the end."""
+    """Which query tokens each prefill program takes; the longest contexts first, so that none is left to the end. Tiles that
+    start past their sequence's tokens do nothing, and come last."""
 
     seqs: Tensor  # (tiles,) int32
     starts: Tensor  # (tiles,) int32, within the sequence's slice

@@ -278,7 +278,14 @@ paged_prefill(u16* __restrict__ out, const u16* __restrict__ q, const u8* __rest
             announce(0);
 #endif
             wait(query_bar, (turn >> 1 & 1) ^ 1);
-            if (lane == 0) works[turn & 1] = w;
+            if (lane == 0) {
+                works[turn & 1] = w;
+                if (w.query >= w.count) works[turn & 1].tiles = 0;
+            }
+            if (w.query >= w.count) {                // tiles that nothing was left for come last: this block has no more
+                arrive(query_full + (turn & 1) * 8);
+                break;
+            }
             // 128 rows of 16 chunks: a row is one token's one head, and rows past the sequence or the group are zeros.
 #pragma unroll 8
             for (int i = 0; i < 16; ++i) {
@@ -379,6 +386,7 @@ paged_prefill(u16* __restrict__ out, const u16* __restrict__ q, const u8* __rest
         for (int item = blockIdx.x, turn = 0; item < items; item += gridDim.x, ++turn) {
             wait(query_full + (turn & 1) * 8, turn >> 1 & 1);
             const Work w = works[turn & 1];
+            if (w.tiles == 0) break;
             mine = queries + (turn & 1) * 2 * Q_BYTES + half * Q_BYTES;
             int position[2];
 #pragma unroll

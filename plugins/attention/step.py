@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -12,10 +12,13 @@ from ingot.plugins.attention.launch import DecodeChoice, Paged, PrefillChoice, T
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CudaBatch(Batch[Tensor]):
-    """A batch whose first `num_decodes` sequences have one token each; the rest are prompts, covered by `tiles`."""
+    """A batch whose first `num_decodes` sequences have one token each; the rest are prompts, covered by `tiles`.
+
+    Where a captured step has room for more, `decode_lengths` says on the GPU which of them decode."""
 
     rows: Tensor | None = None  # (S,) int32: each sequence's row of page_table; None: in order
     num_decodes: int = 0
+    decode_lengths: Tensor | None = None  # (num_decodes,) of sequences that decode, 0 of others; None: kv_lengths
     decode_choice: DecodeChoice | None = None
     tiles: Tiles | None = None
     all_rows: bool = False  # a decode step: logit_rows is every row, in order
@@ -28,6 +31,7 @@ def attend(
     if step.num_decodes:
         assert step.decode_choice is not None
         n = step.num_decodes
-        decode(q[:n], paged, out[:n], work, step.decode_choice)
+        decoding = paged if step.decode_lengths is None else replace(paged, lengths=step.decode_lengths)
+        decode(q[:n], decoding, out[:n], work, step.decode_choice)
     if step.tiles is not None:
         prefill(q, paged, step.query_starts, step.tiles, out, choice)

@@ -22,8 +22,25 @@ SHOWN = 8  # kernels by name in a result: those that take longest
 
 # Parts of kernels' names (CUDA) and operators' names (CPU), the first that fits; all else is `other`.
 KINDS = {
-    "attention": ("attention", "paged_decode", "decode_kernel", "prefill", "combine_kernel", "fmha", "flash"),
+    "attention": (
+        "attention",
+        "paged_decode",
+        "decode_kernel",
+        "prefill",
+        "combine_kernel",
+        "tiles_kernel",
+        "fmha",
+        "flash",
+    ),
     "gemm": ("gemm", "nvjet", "cutlass", "xmma", "cublas", "skinny", "splitk", "aten::mm", "aten::addmm", "mkldnn"),
+    "rows": (
+        "rms_norm",
+        "silu_mul",
+        "rope_kernel",
+        "quantize_kernel",
+        "write_kernel",
+    ),  # RoPE with the KV write, or that alone
+    "sampling": ("argmax",),
 }
 
 
@@ -33,7 +50,7 @@ class Breakdown:
 
     step: str  # "decode 1024 x 384", "prompt 4 x 2048"
     ms: float
-    parts: dict[str, float]  # gemm, attention, other
+    parts: dict[str, float]  # by KINDS, and other
     gaps: float
     kernels: dict[str, float]
 
@@ -84,7 +101,7 @@ def break_down(program: Program, name: str, slices: list[Slice]) -> Breakdown:
         run_steps(program, again, PROFILED)
     kernels = kernel_times(list(profiled.events() or ()), on_gpu=on_gpu)
     program.launch(StepPlan(0, [], [], [part.row for part in slices]))
-    parts = dict.fromkeys(("gemm", "attention", "other"), 0.0)
+    parts = dict.fromkeys((*KINDS, "other"), 0.0)
     for kernel, spent in kernels.items():
         parts[kind_of(kernel)] += spent
     longest = sorted(kernels, key=kernels.__getitem__, reverse=True)[:SHOWN]

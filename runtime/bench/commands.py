@@ -45,6 +45,16 @@ def subject_options(command: Callable[..., None]) -> Callable[..., None]:
             type=click.IntRange(1),
             help=f"{whose} Default: 2048 on a CPU, 8192 on a GPU.",
         ),
+        click.option(
+            "--mixed-tokens",
+            type=click.IntRange(0, 2048),
+            help=f"{whose} On a GPU: steps with prompts of up to so many tokens run as CUDA graphs. Default: 0.",
+        ),
+        click.option(
+            "--drawn-rows",
+            type=click.IntRange(0),
+            help=f"{whose} On a GPU: tokens of up to so many rows are drawn in CUDA graphs. Default: 0.",
+        ),
     )
     for option in reversed(options):
         command = option(command)

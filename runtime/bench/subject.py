@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import torch
 from safetensors import safe_open
+from torch import Tensor
 
 from ingot.errors import EngineError, RecipeError
 from ingot.manifest import Limits, check_files, read_manifest
 from ingot.network.config import ModelConfig
-from ingot.network.weights import Scheme
+from ingot.network.weights import Scheme, Weight
 from ingot.plugins.dtypes import torch_dtype
 from ingot.plugins.load import PARTS, scheme_of
 from ingot.plugins.random_weights import random_weights
@@ -23,6 +26,9 @@ from ingot.runtime.bench.limit import Costs, model_costs
 from ingot.runtime.load import calm_garbage_collection
 from ingot.runtime.plan import Program
 from ingot.runtime.programs import load_program
+
+if TYPE_CHECKING:
+    from ingot.plugins.linear.launch import Choices
 
 CPU_KV_BYTES = 1 << 30
 CPU_SEQS, GPU_SEQS = 64, 1024
@@ -40,6 +46,8 @@ class RandomModel:
     max_model_len: int = 8192
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
+    mixed_tokens: int = 0  # these two: of plugins/variants.py, which no tuner decides
+    drawn_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +99,13 @@ def load_engine(folder: Path) -> Subject:
 
 
 def load_random(model: RandomModel) -> Subject:
-    """The shape of a model with random weights, on the GPU where there is one. Linears are tuned as a build tunes them."""
+    """The shape of a model with random weights, on the GPU where there is one. Kernels are chosen as a build chooses them."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu" and (model.mixed_tokens or model.drawn_rows):
+        raise RecipeError(
+            "--mixed-tokens and --drawn-rows are about CUDA graphs; PyTorch sees no NVIDIA GPU here.",
+            mend="Leave them out, or measure on a GPU.",
+        )
     config, scheme = read_config(model.config), Scheme(model.quant)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     kv_dtype = torch.float8_e4m3fn if model.kv == "fp8" else dtype
@@ -100,8 +113,10 @@ def load_random(model: RandomModel) -> Subject:
     ceilings = measure_ceilings(device, dtype)
     begin = time.perf_counter()
     with torch.inference_mode():
-        program = reference_program if device.type == "cpu" else tuned_program
-        made = program(config, scheme, limits, dtype, kv_dtype)
+        if device.type == "cpu":
+            made = reference_program(config, scheme, limits, dtype, kv_dtype)
+        else:
+            made = tuned_program(config, scheme, limits, dtype, kv_dtype, model)
     subject = Subject(
         program=made, config=config, limits=limits, scheme=scheme, dtype=dtype, kv_dtype=kv_dtype, device=device,
         ceilings=ceilings, load_seconds=time.perf_counter() - begin,
@@ -120,16 +135,31 @@ def reference_program(
 
 
 def tuned_program(
-    config: ModelConfig, scheme: Scheme, limits: Limits, dtype: torch.dtype, kv_dtype: torch.dtype
+    config: ModelConfig, scheme: Scheme, limits: Limits, dtype: torch.dtype, kv_dtype: torch.dtype, model: RandomModel
 ) -> Program:
-    from ingot.plugins.linear.launch import BUCKETS
-    from ingot.plugins.linear.tune import tune
     from ingot.runtime.programs.cuda import cuda_program
 
     weights = random_weights(config, scheme, dtype, torch.device("cuda"))
-    rows = [size for size in BUCKETS if size <= min(256, limits.max_num_batched_tokens)]
-    choices = tune(weights, rows, dtype)
+    choices = tuned_choices(config, weights, limits, dtype, kv_dtype)
+    captured = replace(choices.variants, mixed_tokens=model.mixed_tokens, drawn_rows=model.drawn_rows)
+    choices = replace(choices, variants=captured)
+    torch.cuda.empty_cache()
     return cuda_program(config, weights, limits, dtype=dtype, kv_dtype=kv_dtype, choices=choices)
+
+
+def tuned_choices(
+    config: ModelConfig, weights: Mapping[str, Weight[Tensor]], limits: Limits, dtype: torch.dtype, kv_dtype: torch.dtype
+) -> Choices:  # fmt: skip
+    """What a build would find and an engine would keep: see builder/targets/cuda.py."""
+    from ingot.plugins.cuda_ops import usable
+    from ingot.plugins.linear.launch import BUCKETS
+    from ingot.plugins.tune import tune_engine
+
+    ready = {name: usable(weight, dtype) for name, weight in weights.items() if "kv_scale" not in name}
+    rows = [size for size in BUCKETS if size <= min(256, limits.max_num_batched_tokens)]
+    return tune_engine(
+        config, ready, rows, dtype, kv_dtype, page=limits.page_size, tokens=limits.max_num_batched_tokens
+    )
 
 
 def plan_limits(model: RandomModel, config: ModelConfig, device: torch.device, kv_dtype: torch.dtype) -> Limits:

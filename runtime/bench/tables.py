@@ -57,10 +57,11 @@ def offline_table(results: Sequence[Result]) -> Table:
 
 def steps_table(results: Sequence[Result]) -> Table:
     found = table(
-        "One step, milliseconds", "step: rows x context", "step", "GEMM", "attention", "other kernels", "gaps"
-    )
+        "One step, milliseconds", "step: rows x context", "step", "GEMM", "attention", "norms, RoPE, SiLU, rounding", "sampling", "other",
+        "gaps",
+    )  # fmt: skip
     for step in (step for result in results for step in result.steps):
-        parts = [step.parts["gemm"], step.parts["attention"], step.parts["other"]]
+        parts = [step.parts[kind] for kind in ("gemm", "attention", "rows", "sampling", "other")]
         found.add_row(step.step, *(f"{value:.2f}" for value in (step.ms, *parts, step.gaps)))
     return found
 

@@ -38,11 +38,12 @@ def cuda_program(
     config: ModelConfig, weights: Mapping[str, Weight[Tensor]], limits: Limits, *, dtype: torch.dtype, kv_dtype: torch.dtype | None = None,
     choices: Choices | None = None, memory_share: float = 0.9, graphs: bool = True,
 ) -> GpuProgram:  # fmt: skip
-    """Over weights that lie on the GPU. `limits.num_pages` None: measured."""
+    """Over weights that lie on the GPU. `limits.num_pages` None: measured. Without `graphs` every step runs eager, whatever the
+    choices say."""
     check_supported(config)
     caches: list[Tensor] = []
     with torch.inference_mode():
-        ops: Ops[Any] = CudaOps(
+        kernels = CudaOps(
             config,
             weights,
             caches,
@@ -51,6 +52,7 @@ def cuda_program(
             max_seqs=limits.max_num_seqs,
             max_position=limits.max_model_len,
         )
+        ops: Ops[Any] = kernels
         tables = CudaTables(limits, weights["embed"].data.device)
 
         def open_model(batch: CudaBatch) -> tuple[Tensor, Tensor]:
@@ -59,7 +61,7 @@ def cuda_program(
 
         forward = CudaForward(
             config, lambda batch: decoder(ops, config, batch), caches, tables, limits, kv_dtype or dtype, share=memory_share, graphs=graphs,
-            open_model=open_model,
+            open_model=open_model, mixed_tokens=kernels.choices.variants.mixed_tokens, drawn_rows=kernels.choices.variants.drawn_rows,
         )  # fmt: skip
     return GpuProgram(config, limits, tables, forward)
 

@@ -1,4 +1,5 @@
-"""The forward of one step on the GPU: decode steps as CUDA graphs by bucket, mixed steps eager. Knows batches, no requests.
+"""The forward of one step on the GPU: decode steps as CUDA graphs by bucket, mixed steps eager or, where asked for, as graphs
+too. Knows batches, no requests.
 
 What computes the logits, kernels or compiled plans, is handed in.
 """
@@ -6,7 +7,6 @@ What computes the logits, kernels or compiled plans, is handed in.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,21 +23,14 @@ from ingot.runtime.plan import Slice
 from ingot.runtime.programs.cuda_memory import MemoryPlan, page_bytes, plan_memory
 from ingot.runtime.programs.cuda_step import MixedStep, buckets, decode_inputs, mixed_step, prompt_tile
 from ingot.runtime.programs.cuda_tables import CudaTables
-from ingot.runtime.programs.graphs import Captured, ErrorMode, capture
+from ingot.runtime.programs.draw_graphs import DrawGraphs
+from ingot.runtime.programs.graphs import Captured, ErrorMode, Out, capture
+from ingot.runtime.programs.mixed_graphs import MixedGraphs, mixed_buckets
+from ingot.runtime.programs.model_step import Model, OpenModel, Sampled
+from ingot.runtime.sampler import Draws
 
 FEW = Overlap().early  # rows up to which kernels start differently
 GRAPH_MARGIN = 64 << 20  # what the later, smaller graphs add to the first
-Model = Callable[[CudaBatch], Tensor]  # logits (R, V) in float32; extends the caches it was made with
-OpenModel = Callable[[CudaBatch], tuple[Tensor, Tensor]]  # the same, and the hidden states (T, C) they were made of
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampled:
-    """Logits (R, V), their most likely tokens (R,) and, of mixed steps of an open model, hidden states (T, C), on the GPU."""
-
-    logits: Tensor
-    tokens: Tensor
-    hidden: Tensor | None = None
 
 
 class CudaForward:
@@ -47,17 +40,28 @@ class CudaForward:
     def __init__(
         self, config: ModelConfig, model: Model, caches: list[Tensor], tables: CudaTables, limits: Limits, kv_dtype: torch.dtype, *,
         share: float, graphs: bool, error_mode: ErrorMode = "global", most_pages: int | None = None, open_model: OpenModel | None = None,
+        mixed_tokens: int = 0, drawn_rows: int = 0,
     ) -> None:  # fmt: skip
-        """Without `open_model` there are no hidden states, and so no embeddings."""
+        """Without `open_model` there are no hidden states, and so no embeddings. `mixed_tokens`: up to which steps with prompts
+        are captured too, `drawn_rows`: up to which draws from the logits of decode steps are, where `graphs` are at all."""
         self._config, self._model, self._caches, self._tables = config, model, caches, tables
         self._open_model = open_model
         self._limits, self._kv_dtype, self._error_mode = limits, kv_dtype, error_mode
         self._graphs: dict[int, Captured[Sampled]] = {}  # by rows: each reads the tables' inputs
+        self._tile = prompt_tile(config)
+        self._mixed = MixedGraphs(
+            model, tables, self._choice, mixed_buckets(limits, self._tile, mixed_tokens if graphs else 0), tile=self._tile,
+            vocab_size=config.vocab_size,
+        )  # fmt: skip
+        self._draws = DrawGraphs(min(drawn_rows, limits.max_num_seqs) if graphs else 0, tables.device)
         self.memory = self._plan_memory(share, graphs, most_pages)
         caches[:] = self._allocate_caches(self.memory.num_pages)
         if graphs:
             for bucket in reversed(buckets(limits.max_num_seqs)):  # the smaller ones live in the largest one's memory
                 self._capture(bucket)
+                if bucket <= self._draws.most_rows:
+                    self._draws.capture(bucket, self._graphs[bucket].out, self._captured)
+            self._mixed.capture(self._captured)
         self._buckets = sorted(self._graphs)
 
     def bucket_of(self, num_seqs: int) -> int | None:
@@ -72,8 +76,15 @@ class CudaForward:
         n = len(slices)
         return Sampled(logits=captured.out.logits[:n], tokens=captured.out.tokens[:n])
 
-    def mixed(self, step: MixedStep) -> Sampled:
-        """Logits of step.logit_rows, and tokens of those that sample."""
+    def draw(self, bucket: int, draws: Draws) -> Tensor | None:
+        """Tokens (R,) int64 from the logits that `decode` has just left; None where that is not captured."""
+        return self._draws.run(bucket, draws) if self._draws.takes(bucket, draws) else None
+
+    def mixed(self, step: MixedStep, *, keep_hidden: bool = True) -> Sampled:
+        """Logits of step.logit_rows, and tokens of those that sample. A graph keeps no hidden states."""
+        bucket = None if keep_hidden else self._mixed.bucket_of(step)
+        if bucket is not None:
+            return self._mixed.run(step, bucket)
         batch, hidden = self._mixed_batch(step), None
         if self._open_model is None:
             logits = self._model(batch)
@@ -87,6 +98,8 @@ class CudaForward:
 
     def close(self) -> None:
         self._graphs.clear()
+        self._mixed.clear()
+        self._draws.clear()
         self._caches.clear()
 
     def _mixed_batch(self, step: MixedStep) -> CudaBatch:
@@ -125,8 +138,18 @@ class CudaForward:
 
     def _capture(self, bucket: int) -> None:
         self._tables.clear_inputs()
+        self._graphs[bucket] = self._captured(lambda: self._decode_step(bucket))
+
+    def _capture_largest_draw(self) -> None:
+        for bucket in [size for size in buckets(self._limits.max_num_seqs) if size <= self._draws.most_rows][-1:]:
+            if bucket not in self._graphs:
+                self._capture(bucket)
+            self._draws.capture(bucket, self._graphs[bucket].out, self._captured)
+
+    def _captured(self, step: Callable[[], Out]) -> Captured[Out]:
+        """All graphs share one pool of memory: no two run at once."""
         beside = next(iter(self._graphs.values()), None)
-        self._graphs[bucket] = capture(lambda: self._decode_step(bucket), beside=beside, error_mode=self._error_mode)
+        return capture(step, beside=beside, error_mode=self._error_mode)
 
     def _choice(self, num_seqs: int) -> DecodeChoice:
         config = self._config
@@ -151,15 +174,20 @@ class CudaForward:
         for count in (1, FEW + 1):
             self._tables.write_pages(np.zeros((3, count), np.int32))
         for slices in self._rehearsal():
-            self.mixed(mixed_step(slices, [], prompt_tile(self._config)))
+            self.mixed(mixed_step(slices, [], self._tile))
         torch.cuda.synchronize()
         activations = torch.cuda.max_memory_allocated() - weights
         graph_bytes = 0
         if graphs:
             before = torch.cuda.mem_get_info()[0]
             self._capture(self._limits.max_num_seqs)
-            graph_bytes = max(0, before - torch.cuda.mem_get_info()[0]) + GRAPH_MARGIN
+            self._mixed.capture_largest(self._captured)
+            self._capture_largest_draw()
+            margin = GRAPH_MARGIN * (1 + bool(self._mixed.buckets) + bool(self._draws.most_rows))
+            graph_bytes = max(0, before - torch.cuda.mem_get_info()[0]) + margin
             self._graphs.clear()
+            self._mixed.clear()
+            self._draws.clear()
         self._caches.clear()
         torch.cuda.empty_cache()
         return plan_memory(

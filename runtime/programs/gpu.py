@@ -18,9 +18,10 @@ from ingot.network.config import ModelConfig
 from ingot.runtime.logprobs import Measured
 from ingot.runtime.params import SamplingParams
 from ingot.runtime.plan import Arrival, Slice, StepPlan
-from ingot.runtime.programs.cuda_forward import CudaForward, Sampled
+from ingot.runtime.programs.cuda_forward import CudaForward
 from ingot.runtime.programs.cuda_step import is_decode, late_pages, mixed_step, prompt_tile
 from ingot.runtime.programs.cuda_tables import CudaTables, CudaTicket, Extras
+from ingot.runtime.programs.model_step import Sampled
 from ingot.runtime.programs.pools import Pools
 from ingot.runtime.programs.prompt_scores import PromptScores
 from ingot.runtime.sampler import COLDEST, Sampler
@@ -76,7 +77,7 @@ class GpuProgram:
             pooled = self._pools.wanted(plan.slices)  # a graph keeps no hidden states
             if bucket is not None and not scored and not pooled and is_decode(plan.slices):
                 return self._launch_decode(plan.slices, bucket)
-            return self._launch_mixed(plan.slices, scored)
+            return self._launch_mixed(plan.slices, scored, pooled=bool(pooled))
 
     def _launch_decode(self, slices: list[Slice], bucket: int) -> CudaTicket:
         self._tables.write_pages(late_pages(slices, inline=True))
@@ -85,35 +86,41 @@ class GpuProgram:
         if len(sampling) < len(slices):
             chosen = self._tables.put(np.array(sampling, np.int32))
             out = Sampled(logits=out.logits[chosen], tokens=out.tokens[chosen])
-        return self._finish(slices, sampling, [], out, {})
+            bucket = 0  # what is captured draws for every row
+        return self._finish(slices, sampling, [], out, {}, bucket)
 
-    def _launch_mixed(self, slices: list[Slice], scored: list[tuple[int, int]]) -> CudaTicket:
+    def _launch_mixed(self, slices: list[Slice], scored: list[tuple[int, int]], *, pooled: bool) -> CudaTicket:
         self._tables.write_pages(late_pages(slices, inline=False))
         step = mixed_step(slices, scored, self._tile)
-        out = self._forward.mixed(step)
+        out = self._forward.mixed(step, keep_hidden=pooled)
         vectors: dict[int, bytes] = {}
-        if out.hidden is not None and self._pools.wanted(slices):
+        if out.hidden is not None and pooled:
             vectors = self._pools.read([slices[i] for i in step.order], step.query_starts.tolist(), out.hidden)
         return self._finish(slices, step.sampling, scored, out, vectors)
 
     def _finish(
-        self, slices: list[Slice], sampling: list[int], scored: list[tuple[int, int]], out: Sampled, vectors: dict[int, bytes]
+        self, slices: list[Slice], sampling: list[int], scored: list[tuple[int, int]], out: Sampled, vectors: dict[int, bytes],
+        bucket: int = 0,
     ) -> CudaTicket:  # fmt: skip
-        """Samples what the most likely token did not settle, and sends the tokens to the host."""
+        """Samples what the most likely token did not settle, and sends the tokens to the host. `bucket`: of a captured decode step
+        all of whose rows sample."""
         tokens, places, sampled = out.tokens, list[int](), None
         if self._special and any(slices[i].row in self._special for i in sampling):
-            tokens, places, sampled = self._sample(slices, sampling, out.logits[: len(sampling)])
+            tokens, places, sampled = self._sample(slices, sampling, out.logits[: len(sampling)], bucket)
         prompts = self._scores.measure(slices, scored, out.logits[len(sampling) :])
         extras = Extras(places=places, sampled=sampled, prompts=prompts)
         return self._tables.send(tokens, sampling, len(slices), extras, vectors)
 
     def _sample(
-        self, slices: list[Slice], sampling: list[int], logits: Tensor
+        self, slices: list[Slice], sampling: list[int], logits: Tensor, bucket: int
     ) -> tuple[Tensor, list[int], Measured | None]:
         rows = np.array([slices[i].row for i in sampling], np.int64)
         positions = np.array([slices[i].start + len(slices[i].tokens) for i in sampling], np.int64)
-        self._sampler.follow(slices)
-        tokens = self._sampler.sample(logits, rows, positions)
+        draws = self._sampler.draws(rows, positions) if bucket else None
+        tokens = None if draws is None else self._forward.draw(bucket, draws)
+        if tokens is None:
+            self._sampler.follow(slices)
+            tokens = self._sampler.sample(logits, rows, positions)
         self._tables.last_tokens.index_copy_(0, self._tables.put(rows), tokens.int())
         return tokens.int(), *self._sampler.measure(logits, rows, tokens)
 

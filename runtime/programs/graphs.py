@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 
@@ -24,7 +24,7 @@ class Captured(Generic[Out]):
 
 
 def capture(
-    step: Callable[[], Out], *, beside: Captured[Out] | None = None, error_mode: ErrorMode = "global"
+    step: Callable[[], Out], *, beside: Captured[Any] | None = None, error_mode: ErrorMode = "global"
 ) -> Captured[Out]:
     """Runs `step` once, since a capture must not load kernels, then captures it; `beside` lends it its memory.
 

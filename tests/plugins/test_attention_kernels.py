@@ -14,6 +14,7 @@ from torch.nn import functional
 from ingot.plugins.attention.launch import (
     DecodeChoice,
     Paged,
+    PrefillChoice,
     Tiles,
     Workspace,
     choose_decode,
@@ -22,6 +23,7 @@ from ingot.plugins.attention.launch import (
 )
 from ingot.plugins.attention.reference import attend, visible
 from ingot.plugins.attention.tiles import plan_tiles, prefill_rows
+from ingot.runtime.programs.mixed_graphs import PAST
 
 
 @dataclass
@@ -89,14 +91,16 @@ def run_decode(case: Case, choice: DecodeChoice) -> Tensor:
     return out
 
 
-def run_prefill(case: Case) -> Tensor:
+def run_prefill(case: Case, *, spare: int = 0, choice: PrefillChoice | None = None) -> Tensor:
+    """`spare`: tiles after the others that nothing is left for, as captured steps have."""
     out = torch.full_like(case.q, float("nan"))
     group = case.q.shape[1] // case.paged.cache.shape[2]
     device = case.q.device
     pairs = plan_tiles(case.counts, prefill_rows(group, case.q.shape[2]) // group)
+    pairs += [(0, PAST)] * spare
     seqs, starts = (torch.tensor(column, dtype=torch.int32, device=device) for column in zip(*pairs, strict=True))
     query_starts = torch.tensor([0, *torch.tensor(case.counts).cumsum(0).tolist()], dtype=torch.int32, device=device)
-    prefill(case.q, case.paged, query_starts, Tiles(seqs=seqs, starts=starts), out)
+    prefill(case.q, case.paged, query_starts, Tiles(seqs=seqs, starts=starts), out, choice)
     return out
 
 
@@ -144,6 +148,26 @@ def test_prefill_over_a_prefix(
 ) -> None:
     case = make_case(device, dtype, [40, 1, 7, 130], [40, 60, 90, 131], heads=heads, dim=dim, window=window, fp8=fp8)
     assert_as_exact_as_torch(run_prefill(case), case.plain(), case.truth())
+
+
+@pytest.mark.parametrize("window", [0, 20])
+def test_spare_tiles_change_nothing(device: torch.device, dtype: torch.dtype, window: int) -> None:
+    case = make_case(device, dtype, [40, 1, 7], [40, 60, 90], dim=64, window=window)
+    assert torch.equal(run_prefill(case, spare=3), run_prefill(case))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("fp8", [False, True])
+@pytest.mark.parametrize("window", [0, 20])
+def test_spare_tiles_end_the_persistent_kernel(window: int, fp8: bool) -> None:
+    """More of them than blocks: each block meets several."""
+    counts, lengths = [140, 1, 7, 130], [140, 60, 90, 700]
+    case = make_case(
+        torch.device("cuda"), torch.bfloat16, counts, lengths, heads=(32, 8), dim=128, page=32, window=window, fp8=fp8
+    )
+    found = run_prefill(case, spare=100, choice=PrefillChoice(cuda=True))
+    assert torch.equal(found, run_prefill(case, choice=PrefillChoice(cuda=True)))
+    assert_as_exact_as_torch(found, case.plain(), case.truth())
 
 
 def test_tiles_cover_every_token_once() -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.fakes import FakeProgram
 
-from ingot.errors import RequestError
+from ingot.errors import RecipeError, RequestError
 from ingot.manifest import Limits
 from ingot.network.config import ModelConfig
 from ingot.network.weights import Scheme
@@ -20,6 +22,7 @@ from ingot.runtime.bench.drive import Driver
 from ingot.runtime.bench.limit import Costs, limit_seconds, model_costs
 from ingot.runtime.bench.lines import append_line, as_lines, command_line, ratios, read_lines, rivals
 from ingot.runtime.bench.memory import GIB, MemoryUse
+from ingot.runtime.bench.subject import RandomModel, load_random, tuned_choices
 from ingot.runtime.bench.workload import Workload, parse_workload
 from ingot.runtime.params import SamplingParams
 from ingot.runtime.plan import Arrival, StepPlan
@@ -170,12 +173,44 @@ def test_a_prompt_step_is_no_larger_than_a_step_may_be() -> None:
     [
         ("paged_decode", "attention"), ("prefill_kernel", "attention"), ("combine_kernel", "attention"),
         ("nvjet_tst_128x256_64x4_2x1_v_bz_coopA_TNT", "gemm"), ("skinny_int4", "gemm"), ("scaled_gemm_kernel", "gemm"),
-        ("aten::mm", "gemm"), ("aten::scaled_dot_product_attention", "attention"), ("add_rms_norm_kernel", "other"),
-        ("silu_mul_quantize_kernel", "other"), ("rope_kernel", "other"), ("Memcpy HtoD (Pinned -> Device)", "other"),
+        ("aten::mm", "gemm"), ("aten::scaled_dot_product_attention", "attention"), ("add_rms_norm_kernel", "rows"),
+        ("silu_mul_quantize_kernel", "rows"), ("silu_mul_kernel", "rows"), ("rope_kernel", "rows"), ("quantize_kernel", "rows"),
+        ("paged_prefill", "attention"), ("tiles_kernel", "attention"), ("skinny", "gemm"), ("argmax_join_kernel", "sampling"), ("Memcpy HtoD (Pinned -> Device)", "other"),
     ],
 )  # fmt: skip
 def test_kernels_are_known_by_their_names(kernel: str, kind: str) -> None:
     assert kind_of(kernel) == kind
+
+
+def test_random_weights_run_the_kernels_that_a_build_would_choose(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ingot.plugins import tune
+    from ingot.plugins.linear.launch import Choices
+    from ingot.plugins.random_weights import random_weights
+
+    found, asked = Choices(tuned={}), list[Any]()
+
+    def tune_engine(config: ModelConfig, weights: Any, rows: list[int], *dtypes: torch.dtype, **sizes: int) -> Choices:
+        asked.extend((sorted(weights) == sorted(own), rows, dtypes, sizes))
+        return found
+
+    monkeypatch.setattr(tune, "tune_engine", tune_engine)
+    small = replace(
+        LLAMA, vocab_size=64, hidden_size=64, intermediate_size=64, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=32, windows=(0,)
+    )  # fmt: skip
+    own = random_weights(small, Scheme.NONE, torch.bfloat16, torch.device("cpu"))
+    assert tuned_choices(small, own, LIMITS, torch.bfloat16, torch.float8_e4m3fn) is found
+    assert asked == [
+        True, [1, 2, 4, 8, 16, 32], (torch.bfloat16, torch.float8_e4m3fn), {"page": 4, "tokens": 32}
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", [{"mixed_tokens": 64}, {"drawn_rows": 1}])
+def test_cuda_graphs_are_refused_without_a_gpu(
+    asked: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RecipeError, match="CUDA graphs"):
+        load_random(RandomModel(config=tmp_path, **asked))
 
 
 def test_memory_is_judged_against_the_planned_share() -> None:

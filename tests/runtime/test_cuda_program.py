@@ -13,8 +13,10 @@ from torch import Tensor
 from ingot.manifest import Limits
 from ingot.network.config import ModelConfig
 from ingot.network.weights import Scheme, Weight
+from ingot.plugins.linear.launch import Choices
 from ingot.plugins.random_weights import random_weights
 from ingot.plugins.score import Scorer
+from ingot.plugins.variants import Variants
 from ingot.runtime.executor import Executor
 from ingot.runtime.messages import TokenChunk, TokenRequest
 from ingot.runtime.params import SamplingParams
@@ -27,21 +29,25 @@ CONFIG = ModelConfig(
     max_position=512, rms_norm_eps=1e-5, rope_theta=10_000.0, windows=(0, 0, 0), eos_token_ids=(3,),
 )  # fmt: skip
 GREEDY = SamplingParams(temperature=0.0, max_tokens=24, ignore_eos=True)
+EAGER, CAPTURED = Variants(), Variants(mixed_tokens=2048)  # steps with prompts
 
 
 def serve(
-    config: ModelConfig, weights: dict[str, Weight[Tensor]], prompts: list[list[int]], params: SamplingParams, *, kv: torch.dtype,
+    config: ModelConfig, weights: dict[str, Weight[Tensor]], prompts: list[list[int]], params: SamplingParams | list[SamplingParams], *, kv: torch.dtype,
     num_pages: int = 200, graphs: bool = True, max_tokens: int = 64,
+    dtype: torch.dtype = torch.bfloat16, variants: Variants = EAGER,
 ) -> list[list[int]]:  # fmt: skip
     from ingot.runtime.programs.cuda import cuda_program
 
     limits = Limits(
         max_model_len=256, max_num_seqs=8, max_num_batched_tokens=max_tokens, page_size=16, num_pages=num_pages
     )
-    program = cuda_program(config, weights, limits, dtype=torch.bfloat16, kv_dtype=kv, graphs=graphs)
+    choices = Choices(tuned={}, variants=variants)
+    program = cuda_program(config, weights, limits, dtype=dtype, kv_dtype=kv, graphs=graphs, choices=choices)
     executor = Executor(program, limits, config.eos_token_ids)
-    for i, prompt in enumerate(prompts):
-        executor.add(TokenRequest(request_id=str(i), token_ids=prompt, params=params))
+    asked = params if isinstance(params, list) else [params] * len(prompts)
+    for i, (prompt, each) in enumerate(zip(prompts, asked, strict=True)):
+        executor.add(TokenRequest(request_id=str(i), token_ids=prompt, params=each))
     texts: list[list[int]] = [[] for _ in prompts]
     while executor.has_work:
         for chunk in executor.step():
@@ -105,6 +111,28 @@ def test_pools_graphs_and_chunks_change_nothing(num_pages: int, graphs: bool, ma
         assert_nearly_best(CONFIG, weights, prompt, text, torch.bfloat16)
 
 
+@pytest.mark.parametrize("case", ["none", "fp8", "qwen2-like"])
+def test_captured_steps_with_prompts_are_the_references(case: str) -> None:
+    """Every prompt twice: the second time most of it is found in the prefix cache."""
+    config, scheme, kv = CASES[case]
+    weights = random_weights(config, scheme, torch.bfloat16, torch.device("cuda"))
+    prompts = make_prompts() * 2
+    texts = serve(config, weights, prompts, GREEDY, kv=kv, variants=CAPTURED)
+    for prompt, text in zip(prompts, texts, strict=True):
+        assert_nearly_best(config, weights, prompt, text, kv)
+
+
+def test_captured_steps_with_prompts_write_what_eager_ones_do() -> None:
+    """In float32, where the order of a padded product's sums decides no token."""
+    weights = random_weights(CONFIG, Scheme.NONE, torch.float32, torch.device("cuda"))
+    prompts = make_prompts() * 2
+    eager, captured = (
+        serve(CONFIG, weights, prompts, GREEDY, kv=torch.float32, dtype=torch.float32, variants=variants)
+        for variants in (EAGER, CAPTURED)
+    )
+    assert captured == eager
+
+
 def test_seeds_logprobs_and_penalties_run() -> None:
     weights = random_weights(CONFIG, Scheme.NONE, torch.bfloat16, torch.device("cuda"))
     params = SamplingParams(temperature=0.8, top_p=0.9, top_k=50, seed=7, max_tokens=12, ignore_eos=True, logprobs=2, prompt_logprobs=1,
@@ -115,6 +143,27 @@ def test_seeds_logprobs_and_penalties_run() -> None:
     assert all(len(text) == 12 and 5 not in text for text in first)
 
 
+@pytest.mark.parametrize("more", [{}, {"top_k": 50, "top_p": 0.9}, {"top_p": 0.9}, {"min_p": 0.1, "logprobs": 2}])
+def test_captured_draws_are_the_samplers(more: dict[str, float]) -> None:
+    """In float32, where nothing that sums in another order moves a token; rows beside them are greedy or have a penalty for a while."""
+    weights = random_weights(CONFIG, Scheme.NONE, torch.float32, torch.device("cuda"))
+    params = msgspec.structs.replace(SamplingParams(temperature=0.8, seed=7, max_tokens=24, ignore_eos=True), **more)
+    prompts = make_prompts()[:6]
+    mixture = [
+        params,
+        GREEDY,
+        params,
+        msgspec.structs.replace(params, presence_penalty=0.5, max_tokens=5),
+        params,
+        params,
+    ]
+    eager, captured = (
+        serve(CONFIG, weights, prompts, mixture, kv=torch.float32, dtype=torch.float32, variants=variants)
+        for variants in (EAGER, Variants(drawn_rows=64))
+    )
+    assert captured == eager
+
+
 def test_a_rounded_lm_head_is_the_references() -> None:
     weights = random_weights(CONFIG, Scheme.FP8, torch.bfloat16, torch.device("cuda"), lm_head=Scheme.FP8)
     prompts = make_prompts()
@@ -123,7 +172,8 @@ def test_a_rounded_lm_head_is_the_references() -> None:
         assert_nearly_best(CONFIG, weights, prompt, text, torch.bfloat16)
 
 
-def test_no_launch_waits_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("variants", [EAGER, Variants(mixed_tokens=2048, drawn_rows=64)], ids=["eager", "captured"])
+def test_no_launch_waits_for_the_gpu(variants: Variants, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is sampled: PyTorch raises where a call would wait for the device."""
     from ingot.runtime.programs.gpu import GpuProgram
 
@@ -145,5 +195,5 @@ def test_no_launch_waits_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         {"presence_penalty": 0.5, "repetition_penalty": 1.1, "logit_bias": {5: -100.0}, "min_tokens": 3},
     ):
         params = msgspec.structs.replace(plain, **more)
-        texts = serve(CONFIG, weights, make_prompts(), params, kv=torch.bfloat16)
+        texts = serve(CONFIG, weights, make_prompts(), params, kv=torch.bfloat16, variants=variants)
         assert all(len(text) == 12 for text in texts)

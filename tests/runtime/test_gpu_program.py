@@ -14,14 +14,18 @@ from tests.runtime.host_cuda import HostCuda, host_cuda
 
 from ingot.manifest import Limits
 from ingot.network.weights import Scheme
+from ingot.plugins.linear.launch import Choices
 from ingot.plugins.random_weights import random_weights
+from ingot.plugins.variants import Variants
 from ingot.runtime.embed_stream import NO_TOKENS
 from ingot.runtime.executor import Executor
 from ingot.runtime.messages import TokenChunk, TokenRequest
 from ingot.runtime.params import SamplingParams
-from ingot.runtime.plan import Program
+from ingot.runtime.plan import Program, StepPlan
 from ingot.runtime.programs.cpu import CpuProgram
 from ingot.runtime.programs.cuda import cuda_program
+from ingot.runtime.programs.cuda_tables import CudaTicket
+from ingot.runtime.programs.gpu import GpuProgram
 
 __all__ = ["host_cuda"]
 # Rows that pad a bucket hold whatever memory held: NumPy, which the interpreter computes with, says where that overflows.
@@ -40,8 +44,20 @@ def requests() -> list[Request]:
     return [*found, Request([3, 1, 4, 1, 5], 5, params=RANDOM, seed=11)]
 
 
-def texts(program: Program) -> list[Text]:
-    return HandDriver(program, chunk=5, feed=program.steps_ahead > 0).run(requests())
+def texts(program: Program, asked: list[Request] | None = None) -> list[Text]:
+    return HandDriver(program, chunk=5, feed=program.steps_ahead > 0).run(requests() if asked is None else asked)
+
+
+def watch(program: GpuProgram, monkeypatch: pytest.MonkeyPatch) -> list[StepPlan]:
+    """The plans it is given from now on."""
+    plans, launch = list[StepPlan](), program.launch
+
+    def watched(plan: StepPlan) -> CudaTicket:
+        plans.append(plan)
+        return launch(plan)
+
+    monkeypatch.setattr(program, "launch", watched)
+    return plans
 
 
 def assert_same(found: list[Text], expected: list[Text]) -> None:
@@ -58,6 +74,39 @@ def test_tokens_are_the_cpu_targets(host_cuda: HostCuda) -> None:
     assert len(host_cuda.error_modes) == 4, "buckets 1, 2 and 3; 3 once more to see what it takes"
     assert host_cuda.replays >= 5
     assert_same(found, texts(CpuProgram(model, weights, LIMITS, dtype=torch.float32)))
+
+
+def test_captured_steps_with_prompts_are_the_cpu_targets(host_cuda: HostCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = replace(config("qwen3", layers=1), windows=(6,))
+    weights = random_weights(model, Scheme.NONE, torch.float32, torch.device("cpu"))
+    choices = Choices(tuned={}, variants=Variants(mixed_tokens=1000))
+    program = cuda_program(model, weights, LIMITS, dtype=torch.float32, choices=choices)
+    assert len(host_cuda.error_modes) == 4 + 2 + 1, (
+        "16 tokens with and without sequences that decode, and the larger again"
+    )
+    plans = watch(program, monkeypatch)
+    start, _, _, warm, scored = requests()
+    asked = [replace(request, max_tokens=2) for request in (start, warm, scored)]
+    assert_same(texts(program, asked), texts(CpuProgram(model, weights, LIMITS, dtype=torch.float32), asked))
+    assert host_cuda.replays == len(plans) - 1, "all but the step that scores a prompt"
+
+
+def test_captured_draws_are_the_cpu_targets(host_cuda: HostCuda) -> None:
+    """Beside a row with a penalty, which has the whole step drawn eager, and after it."""
+    model = replace(config("qwen3", layers=1), windows=(6,))
+    weights = random_weights(model, Scheme.NONE, torch.float32, torch.device("cpu"))
+    choices = Choices(tuned={}, variants=Variants(drawn_rows=1000))
+    asked = [
+        Request([9], 5, params=SamplingParams(temperature=0.8, seed=1, logprobs=1), seed=4),
+        Request([5], 2, params=SamplingParams(temperature=0.8, presence_penalty=0.5), seed=5),
+        Request([7], 6, params=SamplingParams(temperature=1.2, top_k=20, top_p=0.9), seed=6),
+    ]
+    program = cuda_program(model, weights, LIMITS, dtype=torch.float32, choices=choices)
+    assert len(host_cuda.error_modes) == 4 + 4 * 3, "each bucket's three draws, and those of the largest once more"
+    found, expected = texts(program, asked), texts(CpuProgram(model, weights, LIMITS, dtype=torch.float32), asked)
+    assert [text.tokens for text in found] == [text.tokens for text in expected]
+    steps = 8
+    assert steps + 1 + 5 <= host_cuda.replays < 2 * steps, "every step, and the draws of those without a penalty"
 
 
 def vectors(program: Program) -> dict[str, list[float]]:
