@@ -191,6 +191,7 @@ __device__ __forceinline__ void consume(const Memory& at, const Share& share, co
             const int slot = i % SLOTS;
             wait(at.x_full + s * 8, 0);
             wait(at.full + slot * 8, i / SLOTS & 1);
+            __syncwarp();                            // products and the cluster's barrier are a whole warp's
             pin(d);
             asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
@@ -211,8 +212,8 @@ __device__ __forceinline__ void consume(const Memory& at, const Share& share, co
             const int row = (warp & 3) * 16 + g + 8 * (j >> 1 & 1), column = j / 4 * 8 + 2 * c + (j & 1);
             asm volatile("st.shared.f32 [%0], %1;" :: "r"(sums + group * SUM_BYTES + (column * PITCH + row) * 4), "f"(total[j]) : "memory");
         }
-        if (tile == 0) cluster_wait();               // the others' barriers are ready
         __syncwarp();
+        if (tile == 0) cluster_wait();               // the others' barriers are ready
         if (lane < CLUSTER) arrive_there(place_in(summed, lane));
         wait(summed, tile >> 1 & 1);
         const int quads = TILE / 4 / CLUSTER;

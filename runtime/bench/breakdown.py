@@ -23,7 +23,19 @@ SHOWN = 8  # kernels by name in a result: those that take longest
 # Parts of kernels' names (CUDA) and operators' names (CPU), the first that fits; all else is `other`.
 KINDS = {
     "attention": ("attention", "paged_decode", "decode_kernel", "prefill", "combine_kernel", "fmha", "flash"),
-    "gemm": ("gemm", "nvjet", "cutlass", "xmma", "cublas", "skinny", "splitk", "aten::mm", "aten::addmm", "mkldnn"),
+    "gemm": (
+        "gemm",
+        "nvjet",
+        "cutlass",
+        "xmma",
+        "cublas",
+        "skinny",
+        "bulk",
+        "splitk",
+        "aten::mm",
+        "aten::addmm",
+        "mkldnn",
+    ),
 }
 
 
