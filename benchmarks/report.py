@@ -179,7 +179,25 @@ def triton_table() -> str:
     return "\n".join(lines)
 
 
+def soak_table() -> str:
+    """What became of the requests of the newest soak, and what its processes took."""
+    soak = newest("cpu.jsonl")["soak"]
+    head = (
+        f"`{soak['command']}`, {soak['at'][:10]}: {soak['requests']:,} requests in {soak['seconds'] / 60:.0f} minutes, "
+        f"up to {soak['most_running']:.0f} sequences running and {soak['most_waiting']:.0f} waiting; "
+        f"{soak['faults']} {'fault' if soak['faults'] == 1 else 'faults'}."
+    )
+    lines = [head, "", "| requests | outcomes |", "|---|---|"]
+    for kind, outcomes in soak["outcomes"].items():
+        lines.append(f"| {kind} | {', '.join(f'{number:,} {outcome}' for outcome, number in outcomes.items())} |")
+    lines += ["", "| process | mean, MiB | MiB a minute | growth, MiB | bound, MiB |", "|---|---|---|---|---|"]
+    for role, line in soak["memory"].items():
+        lines.append(f"| {role} | {' | '.join(f'{value:.2f}' for value in line.values())} |")
+    return "\n".join(lines)
+
+
 SECTIONS = {
+    "docs/security.md": {"soak": soak_table},
     "README.md": {"cpu": cpu_table, "h200": h200_table},
     "docs/triton.md": {"triton": triton_table},
 }

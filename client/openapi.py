@@ -22,6 +22,7 @@ BODY_STATUSES = {
     "429": "Too many requests; Retry-After says when to come again.",
     "504": "The answer took too long.",
 }
+SWITCHED = ("/v1/files", "/v1/batches")  # not there unless the server keeps files
 STRING, INTEGER, OBJECT = {"type": "string"}, {"type": "integer"}, {"type": "object"}
 NULLABLE = {"type": ["string", "null"]}
 
@@ -125,7 +126,7 @@ def responses(method: str, path: str, operation: Mapping[str, Any]) -> dict[str,
     content = given and {media: {"schema": schema} if schema else {} for media, schema in given.items()}
     answered = {"description": "The answer.", "content": content} if content else operation["responses"]["200"]
     statuses = HEAD_STATUSES | (BODY_STATUSES if method == "post" else {})
-    if "{" in path:
+    if "{" in path or path in SWITCHED:
         statuses |= {status: BODY_STATUSES[status] for status in ("400", "404")}
     error = {JSON: {"schema": {"anyOf": [{"$ref": f"#/components/schemas/{name}"} for name in error_names(path)]}}}
     if path in ("/health", "/ping"):
@@ -137,6 +138,7 @@ def responses(method: str, path: str, operation: Mapping[str, Any]) -> dict[str,
 def error_names(path: str) -> list[str]:
     """A dialect's own failure, and OpenAI's, which is what a request gets before its dialect is known."""
     own = {
+        "/embed": "GenerateError",
         "/v1/messages": "MessagesError",
         "/generate": "GenerateError",
         "/info": "GenerateError",

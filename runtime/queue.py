@@ -37,7 +37,7 @@ class RequestQueue:
         return [seq for seq in self._requests.get(request_id, ()) if index is None or seq.index == index]
 
     def add(
-        self, request: TokenRequest, running: int, constraint: Constraint | None = None, queued_at: float = 0.0
+        self, request: TokenRequest, running: int, constraint: Constraint | None = None, queued_at: float | None = None
     ) -> None:
         """Lines up params.n sequences. Raises RequestError for one that can never run, QueueFullError for one too many.
 
@@ -92,7 +92,9 @@ class RequestQueue:
         """Whole pages of its prompt that another sequence can start from: at least one token is always computed."""
         return (seq.num_prompt - 1) // self._page_size
 
-    def _sequences(self, request: TokenRequest, constraint: Constraint | None, queued_at: float) -> list[Sequence]:
+    def _sequences(
+        self, request: TokenRequest, constraint: Constraint | None, queued_at: float | None
+    ) -> list[Sequence]:
         params = request.params
         max_len = self._longest(len(request.token_ids), params.max_tokens, pooled=request.pooling is not None)
         stop_token_ids = frozenset(params.stop_token_ids)

@@ -17,7 +17,6 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Collection
 from heapq import heappop, heappush
-from time import monotonic
 
 from ingot.manifest import Limits
 from ingot.runtime.leases import Leases
@@ -70,11 +69,8 @@ class Scheduler:
     # -- requests in and out
 
     def add(self, request: TokenRequest, constraint: Constraint | None = None, queued_at: float | None = None) -> None:
-        """Queues params.n sequences. Raises RequestError for one that can never run, QueueFullError for one too many.
-
-        `queued_at`: when the request came, in seconds of time.monotonic(); now where None.
-        """
-        self._queue.add(request, len(self._running), constraint, monotonic() if queued_at is None else queued_at)
+        """Queues params.n sequences. Raises RequestError for one that can never run, QueueFullError for one too many."""
+        self._queue.add(request, len(self._running), constraint, queued_at)
 
     def abort(self, request_id: str, index: int | None = None) -> list[TokenChunk]:
         """Ends one sequence of a request, or all. Unknown and ended ones are no error: they may just have ended."""
@@ -172,11 +168,8 @@ class Scheduler:
                 break
             self._queue.pop()
             insort(self._running, seq, key=ORDER)
-            seq.status = Status.RUNNING
-            if not seq.has_run:
-                seq.has_run = True
-                seq.queue_seconds = monotonic() - seq.queued_at
-                self._prompt_tokens += seq.num_prompt
+            self._prompt_tokens += 0 if seq.has_run else seq.num_prompt
+            seq.run()
             seq.row = heappop(self._free_rows)
             outputs = seq.tokens[seq.num_prompt :]
             prompt = seq.request.token_ids

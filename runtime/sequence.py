@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from enum import Enum
 
 from ingot.runtime.messages import TokenRequest
@@ -64,7 +65,7 @@ class Sequence:
         max_len: int,
         stop_token_ids: frozenset[int],
         constraint: Constraint | None = None,
-        queued_at: float = 0.0,
+        queued_at: float | None = None,
     ) -> None:
         self.request = request
         self.request_id = request.request_id
@@ -81,7 +82,7 @@ class Sequence:
         self.num_prompt = len(self.tokens)
         self.followers: list[Sequence] = []  # wait until this one has read the prompt that they share
         self.has_run = False  # has had a row before
-        self.queued_at = queued_at  # seconds of time.monotonic()
+        self.queued_at = time.monotonic() if queued_at is None else queued_at  # when its request came
         self.queue_seconds: float | None = None  # until it first had a row
         self.cached_tokens = 0  # of the prompt, found in the prefix tree when it first ran
         self.prompt_logprobs: list[TokenLogprobs | None] = [None]  # of the prompt tokens read so far
@@ -97,6 +98,13 @@ class Sequence:
         self.num_computed = 0
         self.num_full = 0  # leading pages whose tokens are all settled
         self.num_kept = 0  # leading pages that are in the prefix tree
+
+    def run(self) -> None:
+        """It has a row now."""
+        self.status = Status.RUNNING
+        if not self.has_run:
+            self.has_run = True
+            self.queue_seconds = time.monotonic() - self.queued_at
 
     @property
     def params(self) -> SamplingParams:
