@@ -99,12 +99,12 @@ def shares(n: int, k_bytes: int, cluster: int, most: int) -> list[tuple[int, int
     ]
 
 
+@pytest.mark.parametrize("blocks", [132, 120, 8])
 @pytest.mark.parametrize(("n", "k", "cluster"), ALL_SHARES)
-def test_every_weight_is_read_once_and_every_output_stored_once(n: int, k: int, cluster: int) -> None:
-    most = 128 // cluster
+def test_every_weight_is_read_once_and_every_output_stored_once(n: int, k: int, cluster: int, blocks: int) -> None:
     read: Counter[tuple[int, int]] = Counter()
     stored: Counter[int] = Counter()
-    for begin, end, rank, first, units in shares(n, k, cluster, most):
+    for begin, end, rank, first, units in shares(n, k, cluster, blocks // cluster):
         assert begin < end
         assert units <= layout(Bulk(cluster=cluster), 1, k).units
         for tile in range(begin, end, TILE):
