@@ -15,6 +15,7 @@ import torch
 from ingot.network.weights import Scheme, Weight
 from ingot.plugins.attention.launch import DecodeChoice, Paged, PrefillChoice, Tiles, Workspace, decode, prefill
 from ingot.plugins.attention.tiles import plan_tiles
+from ingot.plugins.linear.bulk import bulk_choices
 from ingot.plugins.linear.launch import Choice, Library, Skinny, Tiled, run_linear
 from ingot.plugins.quantize.launch import Quantized, quantize_rows
 from ingot.plugins.random_weights import random_linear
@@ -82,7 +83,7 @@ def gemm_rows(
     peak = ceilings["fp8" if scheme in (Scheme.FP8, Scheme.INT8) else "bf16"]
     bits = {Scheme.NONE: 16, Scheme.FP8: 8, Scheme.INT8: 8, Scheme.INT4: 4.25}[scheme]
     floor = max(n * k * bits / 8 / ceilings["copy"], 2 * rows * n * k / peak)
-    for choice in gemm_choices(scheme, rows):
+    for choice in gemm_choices(scheme, rows, n, k):
         try:
             calls = [
                 lambda w=w, x=x, choice=choice: run_linear(x, w, choice, out_dtype=torch.bfloat16) for w in weights
@@ -102,7 +103,7 @@ def gemm_rows(
                "share": round(floor / took, 3), "choice": repr(choice)}  # fmt: skip
 
 
-def gemm_choices(scheme: Scheme, rows: int) -> list[Choice]:
+def gemm_choices(scheme: Scheme, rows: int, n: int, k: int) -> list[Choice]:
     choices: list[Choice] = [] if scheme in (Scheme.INT8, Scheme.INT4) else [Library()]
     if scheme is Scheme.INT4:
         return (
@@ -118,6 +119,8 @@ def gemm_choices(scheme: Scheme, rows: int) -> list[Choice]:
             Skinny(rows=2, warps=8, x_ahead=False),
             Skinny(rows=2, warps=4),
         ]
+    if scheme in (Scheme.NONE, Scheme.FP8):
+        choices += bulk_choices(rows, n, k * (2 if scheme is Scheme.NONE else 1))
     if scheme is Scheme.INT8 or (scheme is Scheme.FP8 and rows in (64, 128, 256)):
         choices += [Tiled(bm=64, bn=64, bk=128, warps=4, stages=5), Tiled(bm=128, bn=128, bk=128, warps=8)]
     return choices

@@ -75,8 +75,10 @@ def tune_engine(
     prepared = [n for n in (1, 4) if best(preparation_trial(config, weights, choices, dtype, n))]
     variants = replace(variants, prepared_rows=max(prepared, default=0))
     if supported():
-        late = [n for n in (16, 64) if best(overlap_trial(config, weights, choices, dtype, kv_dtype, page, n)) == n]
-        variants = replace(variants, overlap=Overlap(late=max(late, default=0)))
+        found = [best(overlap_trial(config, weights, choices, dtype, kv_dtype, page, n)) for n in (16, 64)]
+        kept = [each for each in found if isinstance(each, Overlap)]
+        late, ahead = max(each.late for each in kept), max(each.ahead for each in kept)
+        variants = replace(variants, overlap=Overlap(late=late, ahead=ahead))
     return replace(choices, variants=variants)
 
 
@@ -255,7 +257,7 @@ def overlap_trial(
     config: ModelConfig, weights: Mapping[str, Weight[Tensor]], choices: Choices, dtype: torch.dtype, kv_dtype: torch.dtype,
     page: int, rows: int,
 ) -> Trial[object]:  # fmt: skip
-    """Ways: rows up to which kernels overlap late, 0 or `rows`. The step's numbers must not change at all."""
+    """Ways: kernels of so many rows overlap not at all, late or ahead. The step's numbers must not change at all."""
     few = replace(config, num_layers=min(LAYERS, config.num_layers), windows=config.windows[:LAYERS])
     own = {name: weight for name, weight in weights.items() if layer_of(name) < few.num_layers}
     batch = decode_batch(few, rows, CONTEXT, page, kv_dtype)
@@ -263,20 +265,21 @@ def overlap_trial(
         torch.randn(2, rows * -(-CONTEXT // page), few.num_kv_heads, page, few.head_dim, device="cuda", dtype=dtype).to(kv_dtype)
         for _ in range(few.num_layers)
     ]  # fmt: skip
+    ways = (Overlap(), Overlap(late=rows), Overlap(ahead=rows))
     steps = {
-        late: CudaOps(few, own, caches, dtype=dtype, max_position=2 * CONTEXT,
-                      choices=replace(choices, variants=Variants(overlap=Overlap(late=late))))
-        for late in (0, rows)
+        way: CudaOps(few, own, caches, dtype=dtype, max_position=2 * CONTEXT, choices=replace(choices, variants=Variants(overlap=way)))
+        for way in ways
     }  # fmt: skip
 
-    def run(late: object) -> Tensor:
-        ops = steps[int(str(late))]
+    def run(way: object) -> Tensor:
+        assert isinstance(way, Overlap)
+        ops = steps[way]
         ops.settle()
         interpreter: Ops[Any] = ops
         logits: Tensor = decoder(interpreter, few, batch)
         return logits
 
-    return Trial(name=f"overlap of {rows} rows", ways=[0, rows], check=run, truth=run(0), run=run)
+    return Trial(name=f"overlap of {rows} rows", ways=list(ways), check=run, truth=run(ways[0]), run=run)
 
 
 def layer_of(name: str) -> int:

@@ -1,4 +1,4 @@
-"""Runs a linear by its weight's scheme and row count: cuBLASLt, the skinny CUDA kernel, or a Triton GEMM.
+"""Runs a linear by its weight's scheme and row count: cuBLASLt, the skinny and bulk CUDA kernels, or a Triton GEMM.
 
 Weights stay as the engine stores them, (N, K) row-major: every path reads that layout.
 """
@@ -17,7 +17,8 @@ from torch.nn import functional
 
 from ingot.network.weights import INT4_GROUP, Scheme, Weight
 from ingot.plugins.cubin import kernel
-from ingot.plugins.linear import kernels
+from ingot.plugins.linear import bulk, kernels
+from ingot.plugins.linear.bulk import Bulk, run_bulk
 from ingot.plugins.overlap import LATE, overlap
 from ingot.plugins.packed import launch
 from ingot.plugins.quantize.launch import Quantized
@@ -56,7 +57,7 @@ class Tiled:
     stages: int = 3
 
 
-Choice = Library | Skinny | Tiled
+Choice = Library | Skinny | Bulk | Tiled
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 
 
@@ -110,6 +111,11 @@ def run_linear(x: Tensor | Quantized, weight: Weight[Tensor], choice: Choice, *,
         return skinny_int4(values, weight, choice)
     if isinstance(choice, Skinny) and values.dtype in KINDS:
         return skinny(values, scales, weight, choice, out_dtype)
+    if isinstance(choice, Bulk) and values.dtype in bulk.KINDS:
+        return run_bulk(
+            values, scales, weight.data, weight.weight_scale, weight.bias, choice, out_dtype=out_dtype,
+            overlapping=overlap(values.shape[0], linear=True),
+        )  # fmt: skip
     if isinstance(choice, Tiled):
         return tiled(values, scales, weight, choice, out_dtype)
     return library(values, scales, weight, out_dtype)
@@ -165,7 +171,7 @@ def run_unprepared(given: Unprepared, weight: Weight[Tensor], choice: Choice, *,
     rows, pieces = prepared_shape(choice, num_rows, k)
     more = [given.residual, given.total, given.norm, ctypes.c_float(given.eps)]
     defines = {"PREPARES": 1, "MX": rows, "VECS": pieces, "KIND": KINDS[weight.data.dtype], "ROWS": choice.rows, "COLS": 1,
-               "WARPS": choice.warps, "X_AHEAD": 0, "TILES": choice.tiles, "LATE": int(overlap(num_rows) == LATE),
+               "WARPS": choice.warps, "X_AHEAD": 0, "TILES": choice.tiles, "LATE": int(overlap(num_rows, linear=True) == LATE),
                "OUT_F32": int(out_dtype == torch.float32)}  # fmt: skip
     out = torch.empty(num_rows, n, dtype=out_dtype, device=given.x.device)
     row_bytes = k * weight.data.element_size()
@@ -173,7 +179,7 @@ def run_unprepared(given: Unprepared, weight: Weight[Tensor], choice: Choice, *,
         (triton.cdiv(n, 16 * choice.rows * choice.tiles), 1, 1), 32 * choice.warps,
         [out, given.x, weight.data, None, weight.weight_scale, weight.bias, ctypes.c_int(num_rows), ctypes.c_int(n),
          ctypes.c_int(row_bytes), *more],
-        overlap=overlap(num_rows) > 0,
+        overlap=overlap(num_rows, linear=True) > 0,
     )  # fmt: skip
     return out
 
@@ -182,7 +188,7 @@ def skinny(x: Tensor, scales: Tensor | None, weight: Weight[Tensor], choice: Ski
     num_rows, (n, k) = x.shape[0], weight.data.shape
     out = torch.empty(num_rows, n, dtype=out_dtype, device=x.device)
     cols = next(size for size in (1, 2, 4, 8) if num_rows <= 8 * size)
-    early_or_late = overlap(num_rows)
+    early_or_late = overlap(num_rows, linear=True)
     defines = {"PREPARES": 0, "KIND": KINDS[x.dtype], "ROWS": choice.rows, "COLS": cols, "WARPS": choice.warps, "X_AHEAD": int(choice.x_ahead),
                "TILES": choice.tiles, "LATE": int(early_or_late == LATE),
                "OUT_F32": int(out_dtype == torch.float32)}  # fmt: skip
@@ -199,7 +205,7 @@ def skinny_int4(x: Tensor, weight: Weight[Tensor], choice: Skinny) -> Tensor:
     (num_rows, k), n = x.shape, weight.data.shape[0]
     out = torch.empty(num_rows, n, dtype=x.dtype, device=x.device)
     cols = next(size for size in (1, 2, 4, 8) if num_rows <= 8 * size)
-    early_or_late = overlap(num_rows)
+    early_or_late = overlap(num_rows, linear=True)
     defines = {"ROWS": choice.rows, "COLS": cols, "WARPS": choice.warps, "LATE": int(early_or_late == LATE)}
     kernel(INT4_SOURCE, "skinny_int4", defines).launch(
         (triton.cdiv(n, 16 * choice.rows), 1, 1), 32 * choice.warps,
@@ -217,12 +223,12 @@ def tiled(x: Tensor, scales: Tensor | None, weight: Weight[Tensor], choice: Tile
     if weight.scheme is Scheme.INT4:
         launch(kernels.int4_gemm_kernel, grid, 
             x, weight.data, weight.weight_scale, bias, out, num_rows, n, x.shape[1], BIAS=weight.bias is not None, BM=choice.bm,
-            BN=choice.bn, GROUP_K=INT4_GROUP, GROUP=choice.group, num_warps=choice.warps, num_stages=choice.stages, overlap=overlap(num_rows),
+            BN=choice.bn, GROUP_K=INT4_GROUP, GROUP=choice.group, num_warps=choice.warps, num_stages=choice.stages, overlap=overlap(num_rows, linear=True),
         )  # fmt: skip
         return out
     launch(kernels.scaled_gemm_kernel, grid, 
         x, weight.data, scales, weight.weight_scale, bias, out, num_rows, n, x.shape[1], SCALED=scales is not None,
         BIAS=weight.bias is not None, BM=choice.bm, BN=choice.bn, BK=choice.bk, GROUP=choice.group, num_warps=choice.warps,
-        num_stages=choice.stages, overlap=overlap(num_rows),
+        num_stages=choice.stages, overlap=overlap(num_rows, linear=True),
     )  # fmt: skip
     return out
