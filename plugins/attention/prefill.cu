@@ -28,6 +28,7 @@ typedef long long i64;
 #define TOKENS (128 / GROUP)                         // query tokens of a work item
 #define ELEMENT (KV_FP8 ? 1 : 2)
 #define PAGES (PAGE >= KEYS ? 1 : KEYS / PAGE)       // page-table entries of a tile
+#define NOTHING __int_as_float(0xff800000)           // minus infinity, which NVRTC has no name for
 #define PATIENCE (1 << 22)                           // polls of a barrier: a mistake must end in NaN, not in a hang
 
 struct Words { u32 w[4]; };
@@ -195,7 +196,7 @@ struct Softmax {
 #pragma unroll
             for (int i = 0; i < 64; ++i) {
                 const int token = key + i / 4 * 8 + 2 * c + (i & 1), at = position[i >> 1 & 1];
-                if (token > at || (window > 0 && token <= at - window)) s[i] = -INFINITY;
+                if (token > at || (window > 0 && token <= at - window)) s[i] = NOTHING;
             }
         }
         float best[2] = {top[0], top[1]};
@@ -205,7 +206,7 @@ struct Softmax {
         for (int r = 0; r < 2; ++r) {
             best[r] = fmaxf(best[r], __shfl_xor_sync(~0u, best[r], 1));
             best[r] = fmaxf(best[r], __shfl_xor_sync(~0u, best[r], 2));
-            const float base = best[r] == -INFINITY ? 0.f : best[r] * scale;
+            const float base = best[r] == NOTHING ? 0.f : best[r] * scale;
             decay[r] = exp2_(top[r] * scale - base);
             top[r] = best[r], total[r] *= decay[r], best[r] = base;
         }
@@ -391,7 +392,7 @@ paged_prefill(u16* __restrict__ out, const u16* __restrict__ q, const u8* __rest
             int position[2];
 #pragma unroll
             for (int r = 0; r < 2; ++r) position[r] = w.position + (half * 64 + warp * 16 + g + 8 * r) / GROUP;
-            Softmax soft = {{-INFINITY, -INFINITY}, {0.f, 0.f}, {1.f, 1.f}};
+            Softmax soft = {{NOTHING, NOTHING}, {0.f, 0.f}, {1.f, 1.f}};
 #pragma unroll
             for (int i = 0; i < 64; ++i) o[i] = 0.f;
             const int last = w.position + TOKENS - 1;  // position of the last query
@@ -430,7 +431,7 @@ paged_prefill(u16* __restrict__ out, const u16* __restrict__ q, const u8* __rest
             for (int r = 0; r < 2; ++r) {
                 soft.total[r] += __shfl_xor_sync(~0u, soft.total[r], 1);
                 soft.total[r] += __shfl_xor_sync(~0u, soft.total[r], 2);
-                soft.total[r] = wait.lost ? NAN : soft.total[r] > 0.f ? value_scale / soft.total[r] : 0.f;
+                soft.total[r] = wait.lost ? __int_as_float(0x7fffffff) : soft.total[r] > 0.f ? value_scale / soft.total[r] : 0.f;
             }
             // Through this warpgroup's part of the queries, which every warp has read by now, to whole rows.
             sync();

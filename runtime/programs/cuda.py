@@ -22,7 +22,7 @@ from ingot.plugins.attention.step import CudaBatch
 from ingot.plugins.cubin import use_cubins
 from ingot.plugins.cuda_ops import CudaOps, check_supported
 from ingot.plugins.dtypes import torch_dtype
-from ingot.plugins.linear.launch import Choices
+from ingot.plugins.linear.launch import BUCKETS, Choices
 from ingot.plugins.linear.tune import read_choices
 from ingot.plugins.load import read_weights
 from ingot.plugins.packed import use_pack
@@ -61,7 +61,7 @@ def cuda_program(
 
         forward = CudaForward(
             config, lambda batch: decoder(ops, config, batch), caches, tables, limits, kv_dtype or dtype, share=memory_share, graphs=graphs,
-            open_model=open_model, mixed_tokens=kernels.choices.variants.mixed_tokens, drawn_rows=kernels.choices.variants.drawn_rows,
+            open_model=open_model, row_buckets=BUCKETS, mixed_tokens=kernels.choices.variants.mixed_tokens, drawn_rows=kernels.choices.variants.drawn_rows,
         )  # fmt: skip
     return GpuProgram(config, limits, tables, forward)
 

@@ -6,7 +6,7 @@ What computes the logits, kernels or compiled plans, is handed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from ingot.manifest import Limits
 from ingot.network.config import ModelConfig
 from ingot.plugins.attention.launch import DecodeChoice, Tiles, choose_decode
 from ingot.plugins.attention.step import CudaBatch
-from ingot.plugins.linear.launch import BUCKETS
 from ingot.plugins.overlap import Overlap
 from ingot.plugins.sampling.launch import greedy
 from ingot.runtime.plan import Slice
@@ -40,12 +39,13 @@ class CudaForward:
     def __init__(
         self, config: ModelConfig, model: Model, caches: list[Tensor], tables: CudaTables, limits: Limits, kv_dtype: torch.dtype, *,
         share: float, graphs: bool, error_mode: ErrorMode = "global", most_pages: int | None = None, open_model: OpenModel | None = None,
-        mixed_tokens: int = 0, drawn_rows: int = 0,
+        mixed_tokens: int = 0, drawn_rows: int = 0, row_buckets: Sequence[int] = (),
     ) -> None:  # fmt: skip
         """Without `open_model` there are no hidden states, and so no embeddings. `mixed_tokens`: up to which steps with prompts
-        are captured too, `drawn_rows`: up to which draws from the logits of decode steps are, where `graphs` are at all."""
+        are captured too, `drawn_rows`: up to which draws from the logits of decode steps are, where `graphs` are at all.
+        `row_buckets`: numbers of tokens at which the model takes other kernels, which are loaded now."""
         self._config, self._model, self._caches, self._tables = config, model, caches, tables
-        self._open_model = open_model
+        self._open_model, self._row_buckets = open_model, row_buckets
         self._limits, self._kv_dtype, self._error_mode = limits, kv_dtype, error_mode
         self._graphs: dict[int, Captured[Sampled]] = {}  # by rows: each reads the tables' inputs
         self._tile = prompt_tile(config)
@@ -197,11 +197,11 @@ class CudaForward:
         )  # fmt: skip
 
     def _rehearsal(self) -> list[list[Slice]]:
-        """Steps in page 0: max_num_batched_tokens in prompts as long as may be, max_num_seqs tokens, then every smaller number
-        of tokens that a linear chooses its kernel by."""
+        """Steps in page 0: max_num_batched_tokens in prompts as long as may be, max_num_seqs tokens, then every smaller one
+        of the row buckets."""
         limits = self._limits
         most = limits.max_num_batched_tokens
-        fewer = [self._prompts(size) for size in BUCKETS if size < most]
+        fewer = [self._prompts(size) for size in self._row_buckets if size < most]
         return [self._prompts(most), [Slice(r, -1, 0, [0], [0], 0, True) for r in range(limits.max_num_seqs)], *fewer]
 
     def _prompts(self, tokens: int) -> list[Slice]:
