@@ -108,10 +108,7 @@ def test_decode_steps_and_others_have_contexts_of_their_own(target: str, host_cu
         assert kinds == ["eager", "lazy"]
         assert {each.profile for each in decode + mixed} == {0}
     assert len({each.memory for each in decode + mixed}) == 1, "they run in turn: one scratch block"
-    seen = [run["token_ids"] for run in mixed[0].runs]
-    assert seen == [(16,), (3,), (1,), (2,), (4,), (8,)], (
-        "the largest steps, to see what they take, and every row bucket"
-    )
+    assert [run["token_ids"] for run in mixed[0].runs] == [(16,), (3,)], "the largest steps, to see what they take"
     assert [run["token_ids"] for run in decode[0].runs] == [(3,), (3,), (3,), (3,), (2,), (2,), (1,), (1,)]
     before = len(decode[0].runs), len(mixed[0].runs)
     step(program, 0, [Slice(0, 0, 0, [5, 6, 7], [0], 1, True), Slice(1, 1, 0, [8], [1], 1, True)])
