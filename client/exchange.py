@@ -36,6 +36,7 @@ class Exchange:
         self.version = version
         self.call = call
         self.over = False
+        self.begun = False  # whether the model has said anything
         self.heard_at = self._looked_at = time.monotonic()
         self._deadline = deadline
         self._drain = options.drain
@@ -50,6 +51,7 @@ class Exchange:
     def take(self, reply: Reply, *, final: bool, number: int | None = None) -> list[Reply]:
         """What is in order now. Replies without a number come in order."""
         self.heard_at = time.monotonic()
+        self.begun = True
         if number is None:
             self.over = final
             return [reply]

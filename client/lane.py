@@ -33,6 +33,10 @@ class Lane:
         self._request_id = request.id
         self._outgoing.put_nowait(request)
 
+    def follow(self, request: Any) -> None:
+        """Sends what must not overtake the request under way, and may only be refused before that is answered."""
+        self._outgoing.put_nowait(request)
+
     def finish(self) -> None:
         """Ends our side; Triton ends its own once it has said everything."""
         self._outgoing.put_nowait(None)

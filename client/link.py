@@ -53,6 +53,7 @@ class Link:
         self._stub = stub
         self._lanes: list[Lane] = []
         self._idle: list[Lane] = []
+        self._lane_of: dict[str, Lane] = {}  # by the id of an open request
         self._probes: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._newest: dict[str, str] = {}  # the version that last answered a request which named none, by model
         self._mute = False  # whether a request was given up that may never end
@@ -73,14 +74,20 @@ class Link:
         call = exchange.call
         if isinstance(call, Generate):
             call = msgspec.structs.replace(call, link=self.id)
-        self._send(wire.infer_request(exchange.model, exchange.version, call, exchange.id))
+        request = wire.infer_request(exchange.model, exchange.version, call, exchange.id)
+        self._lane_of[exchange.id] = self._send(request)
         self._busy.set()
 
     def heed(self, exchange: Exchange) -> None:
         """Does what is due."""
         due = exchange.due(time.monotonic())
         if due is Due.ABORT:
-            self._send(wire.abort_request(exchange.model, exchange.version, exchange.id))
+            abort = wire.abort_request(exchange.model, exchange.version, exchange.id)
+            # One lane keeps its order, and answers do not meet a refusal where there are none yet.
+            if exchange.begun:
+                self._send(abort)
+            else:
+                self._lane_of[exchange.id].follow(abort)
         elif due is Due.GIVE_UP:
             self._give_up([exchange])
         elif due is Due.PROBE and (exchange.model, exchange.version) not in self._probes:
@@ -101,10 +108,11 @@ class Link:
             self._closer = asyncio.create_task(self._finish(), name="ingot link end")
         await self._closer
 
-    def _send(self, request: Any) -> None:
+    def _send(self, request: Any) -> Lane:
         """Down a lane that is free, or a new one."""
         lane = self._idle.pop() if self._idle else self._new_lane()
         lane.send(request)
+        return lane
 
     def _new_lane(self) -> Lane:
         lane = Lane(self._stub, self._take, self._idle.append)
@@ -155,6 +163,7 @@ class Link:
     def _settle(self, exchange: Exchange) -> None:
         if exchange.over and exchange.id in self._open:
             _, listener = self._open.pop(exchange.id)
+            del self._lane_of[exchange.id]
             listener.end(exchange.end())
             if self.retired:
                 self.retire()
