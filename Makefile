@@ -144,7 +144,7 @@ clean: ## remove what the commands made (engines stay)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis $(VENV)
 
 $(JAVASCRIPT)/node_modules/.package-lock.json: $(JAVASCRIPT)/package.json $(JAVASCRIPT)/package-lock.json
-	@command -v node npm > /dev/null && node -e 'process.exit(process.versions.node.split(".")[0] < 20)' || \
+	@command -v node npm > /dev/null && node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 20 ? 1 : 0)' || \
 	  { echo "The tests drive OpenAI's JavaScript client, which needs node 20 or newer and npm. Install them (nodejs.org, or your packages)."; exit 1; }
 	cd $(JAVASCRIPT) && npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@
