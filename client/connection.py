@@ -31,6 +31,7 @@ class Connection(H11Protocol):
         self._look: asyncio.TimerHandle | None = None
         self._idle_seconds = self._stalled_seconds = 0.0
         self._unread = 0
+        self._answered: object = None  # uvicorn's record of the request before
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -50,7 +51,9 @@ class Connection(H11Protocol):
 
     def _look_once(self, period: float) -> None:
         unread = self.transport.get_write_buffer_size()
-        waits_for_headers = self.conn.their_state is h11.IDLE
+        # A client may ask much between two looks, and be waiting at each of them.
+        waits_for_headers = self.conn.their_state is h11.IDLE and self.cycle is self._answered
+        self._answered = self.cycle
         self._idle_seconds = self._idle_seconds + period if waits_for_headers else 0.0
         self._stalled_seconds = self._stalled_seconds + period if unread and unread == self._unread else 0.0
         self._unread = unread

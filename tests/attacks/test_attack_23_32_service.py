@@ -139,6 +139,8 @@ def test_attack_31_no_check_is_an_assert() -> None:
         test = node.test
         if isinstance(test, ast.Compare):
             return isinstance(test.ops[0], ast.IsNot)
+        if isinstance(test, ast.Call):
+            return isinstance(test.func, ast.Name) and test.func.id == "isinstance"
         return isinstance(test, ast.Attribute)  # a name that a library may leave empty
 
     asserts = [

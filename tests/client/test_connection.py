@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -53,6 +54,19 @@ def test_a_slow_request_that_ends_in_time_is_answered(url: str) -> None:
         for place in range(0, len(request), 40):
             raw.sendall(request[place : place + 40])
         assert raw.recv(12) == b"HTTP/1.1 200"
+
+
+def test_a_connection_that_asks_and_asks_is_kept() -> None:
+    """It waits for headers whenever it is looked at, and yet never for long."""
+    patience = Patience(header_seconds=1)
+    with served(FakeBackend(), ServeOptions(patience=patience, log_level="warning")) as url, httpx.Client() as client:
+        ports = set()
+        end = time.monotonic() + 3 * patience.header_seconds
+        while time.monotonic() < end:
+            reply = client.get(url + "/health")
+            ports.add(reply.extensions["network_stream"].get_extra_info("client_addr")[1])
+            time.sleep(0.02)
+        assert len(ports) == 1
 
 
 def test_an_answer_that_nobody_reads_is_cut(url: str) -> None:

@@ -116,7 +116,7 @@ async def kill_under_load(server: TritonServer) -> None:
 
 
 def test_a_killed_model_ends_its_streams_and_comes_back(tmp_path: Path) -> None:
-    put_version(tmp_path / "repository", NAME, 1, write_engine(tmp_path / "fake", step_seconds=0.01))
+    put_version(tmp_path / "repository", NAME, 1, write_engine(tmp_path / "fake", step_seconds=0.01, num_pages=2048))
     with triton(tmp_path / "repository") as server:
         asyncio.run(kill_under_load(server))
         assert server.running()
@@ -157,7 +157,12 @@ async def answers(client: AsyncClient, stop: asyncio.Event) -> Counter[str]:
 
 def test_a_killed_model_is_loaded_again_while_others_serve(tmp_path: Path) -> None:
     for name in (NAME, OTHER):
-        put_version(tmp_path / "repository", name, 1, write_engine(tmp_path / name, step_seconds=0.01, name=name))
+        put_version(
+            tmp_path / "repository",
+            name,
+            1,
+            write_engine(tmp_path / name, step_seconds=0.01, name=name, num_pages=2048),
+        )
     with triton(tmp_path / "repository") as server:
         asyncio.run(kill_one_of_two(server))
 
