@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import msgspec
 import numpy as np
@@ -126,7 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with first:
             vocabulary = msgspec.msgpack.decode(read_all(first), type=Vocabulary)
             compilers = {spelling: make_compiler(vocabulary, spelling) for spelling in SPELLINGS}
-            first.sendall(READY)
+            with suppress(ConnectionError):  # the executor may have ended meanwhile
+                first.sendall(READY)
         while (connection := receive_socket(control)) is not None:
             with connection:
                 if os.fork() == 0:
