@@ -109,6 +109,23 @@ class TritonBackend:
         ]
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+        async with self._flight(request) as (stream, stopwatch):
+            while (reply := await stream.next_reply()) is not None:
+                for chunk in reply.chunks:
+                    stopwatch.take(chunk)
+                    yield chunk
+
+    async def embed(self, request: EmbedRequest) -> Chunk:
+        async with self._flight(request) as (stream, stopwatch):
+            (chunk,) = [chunk async for chunk in stream]  # to its end: a stream that is left early is aborted
+            stopwatch.take(chunk)
+        return whole_vector(chunk)
+
+    @contextlib.asynccontextmanager
+    async def _flight(
+        self, request: GenerateRequest | EmbedRequest
+    ) -> AsyncGenerator[tuple[AsyncStream, Stopwatch], None]:
+        """The request under way, timed, and known to stop()."""
         model, version = self._admit_new(request)
         # Of its own id: another front end may use the same one.
         sent = msgspec.structs.replace(request, model=model, request_id=uuid.uuid4().hex)
@@ -118,10 +135,7 @@ class TritonBackend:
         try:
             async with stream:
                 stopwatch.sent()
-                while (reply := await stream.next_reply()) is not None:
-                    for chunk in reply.chunks:
-                        stopwatch.take(chunk)
-                        yield chunk
+                yield stream, stopwatch
         except IngotError as error:
             stopwatch.failed(error)
             if isinstance(error, ExecutorDiedError):
@@ -129,21 +143,6 @@ class TritonBackend:
             raise
         finally:
             del self._flights[request.request_id]
-
-    async def embed(self, request: EmbedRequest) -> Chunk:
-        model, version = self._admit_new(request)
-        sent = msgspec.structs.replace(request, model=model, request_id=uuid.uuid4().hex)
-        stopwatch = Stopwatch(self._metrics_of(request.model))
-        stream = self._ready_client().open(sent, version=version)
-        self._flights[request.request_id] = stream
-        try:
-            async with stream:
-                stopwatch.sent()
-                (chunk,) = [chunk async for chunk in stream]  # to its end: a stream that is left early is aborted
-        finally:
-            del self._flights[request.request_id]
-        stopwatch.take(chunk)
-        return whole_vector(chunk)
 
     async def tokenize(self, model: str, prompt: Prompt) -> list[int]:
         name, version = self._admit(model)
