@@ -156,13 +156,14 @@ $(VENV)/bin/python:
 
 $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "Installing ingot and its libraries into $(VENV) (about 2 GB of disk, a few minutes the first time)"
-	$(PY) -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[serve,build,demo]"
+	$(PY) -m pip install -q --no-compile $(PIP_ARGS) -c constraints.txt -e ".[serve,build,demo]"
 	@touch $@
 
 $(VENV)/.triton: $(VENV)/.demo
-	$(PY) -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[client]"
+	$(PY) -m pip install -q --no-compile $(PIP_ARGS) -c constraints.txt -e ".[client]"
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.demo
-	$(PY) -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[serve,build,demo,dev,tensorrt-rtx]"
-	@touch $@
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing ingot and everything its tests use into $(VENV) (about 3 GB of disk, a few minutes the first time)"
+	$(PY) -m pip install -q --no-compile $(PIP_ARGS) -c constraints.txt -e ".[serve,build,demo,client,dev,tensorrt-rtx]"
+	@touch $(VENV)/.demo $(VENV)/.triton $@

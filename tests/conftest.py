@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 
 import pytest
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
+from tests.waiting import MINUTE
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    for phase in ("connect", "read", "write", "pool"):  # of every client that names no timeout
+        setattr(DEFAULT_TIMEOUT_CONFIG, phase, MINUTE)
     if config.getoption("markexpr") != "gpu":
         os.environ["TRITON_INTERPRET"] = "1"

@@ -7,6 +7,7 @@ What computes the logits, kernels or compiled plans, is handed in.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from ingot.runtime.programs.cuda_memory import MemoryPlan, page_bytes, plan_memo
 from ingot.runtime.programs.cuda_step import MixedStep, buckets, decode_inputs, mixed_step, prompt_tile
 from ingot.runtime.programs.cuda_tables import CudaTables
 from ingot.runtime.programs.draw_graphs import DrawGraphs
-from ingot.runtime.programs.graphs import Captured, ErrorMode, Out, capture
+from ingot.runtime.programs.graphs import Captured, ErrorMode, Out, capture, lent
 from ingot.runtime.programs.mixed_graphs import MixedGraphs, mixed_buckets
 from ingot.runtime.programs.model_step import Model, OpenModel, Sampled
 from ingot.runtime.sampler import Draws
@@ -61,6 +62,7 @@ class CudaForward:
                 self._capture(bucket)
                 if bucket <= self._draws.most_rows:
                     self._draws.capture(bucket, self._graphs[bucket].out, self._captured)
+                self._lend(bucket)
             self._mixed.capture(self._captured)
         self._buckets = sorted(self._graphs)
 
@@ -139,6 +141,12 @@ class CudaForward:
     def _capture(self, bucket: int) -> None:
         self._tables.clear_inputs()
         self._graphs[bucket] = self._captured(lambda: self._decode_step(bucket))
+
+    def _lend(self, bucket: int) -> None:
+        """Logits that every graph kept for itself would take 3 GiB: 25 buckets up to 1024 rows of 128k."""
+        found = self._graphs[bucket]
+        logits = lent(found.out.logits)
+        self._graphs[bucket] = replace(found, out=replace(found.out, logits=logits))
 
     def _capture_largest_draw(self) -> None:
         for bucket in [size for size in buckets(self._limits.max_num_seqs) if size <= self._draws.most_rows][-1:]:

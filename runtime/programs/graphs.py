@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
+from torch import Tensor
 
 Out = TypeVar("Out")
 ErrorMode = Literal["global", "thread_local"]
+TYPES = {torch.float32: "<f4", torch.int32: "<i4", torch.int64: "<i8"}  # as NumPy names them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +23,13 @@ class Captured(Generic[Out]):
 
     def replay(self) -> None:
         self.graph.replay()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tensor lies, without holding it."""
+
+    __cuda_array_interface__: dict[str, Any]
 
 
 def capture(
@@ -37,3 +46,9 @@ def capture(
     with torch.cuda.graph(graph, pool=beside.graph.pool() if beside else None, capture_error_mode=error_mode):
         out = step()
     return Captured(graph=graph, out=out)
+
+
+def lent(out: Tensor) -> Tensor:
+    """What a graph leaves in `out`, whose memory the next capture beside it may take: to be read before that one runs."""
+    place = {"data": (out.data_ptr(), False), "shape": tuple(out.shape), "typestr": TYPES[out.dtype], "version": 2}
+    return torch.as_tensor(Place(place), device=out.device)

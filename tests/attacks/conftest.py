@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import httpx
 import pytest
 from tests.client.served import served
 from tests.engines import LOADER, NAME, worker_path, write_engine
+from tests.waiting import until
 
 from ingot.client.embedded import EmbeddedBackend, EmbeddedOptions
 from ingot.client.openai.gate import GateOptions
@@ -44,18 +44,11 @@ def attacked(target: httpx.Client) -> Iterator[httpx.Client]:
     thread.join()
     assert beside[0]["choices"][0]["text"] == alone
     assert target.get("/health").status_code == 200
-    until_idle(target)
-
-
-def until_idle(target: httpx.Client) -> None:
-    """Fails unless all sequences end and all pages come back; the figures are the executor's last heartbeat's."""
-    deadline = time.monotonic() + 10
-    while gauges(target) != (0.0, 0.0, 0.0):
-        assert time.monotonic() < deadline, gauges(target)
-        time.sleep(0.05)
+    until(lambda: gauges(target) == (0.0, 0.0, 0.0))  # all sequences end, all pages come back
 
 
 def gauges(target: httpx.Client) -> tuple[float, ...]:
+    """As the executor's last heartbeat says."""
     lines = target.get("/metrics").text.splitlines()
     wanted = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
     return tuple(float(line.split()[-1]) for name in wanted for line in lines if line.startswith(f"ingot:{name}{{"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import httpx
 from tests.client.fake_backend import NAME, FakeBackend
 from tests.client.served import served
+from tests.waiting import until
 
 from ingot.client.batches.service import BatchService
 from ingot.client.openai.gate import GateOptions
@@ -42,12 +42,9 @@ class BatchServer:
     def get(self, batch_id: str) -> dict[str, Any]:
         return dict(self.http.get(f"/v1/batches/{batch_id}").json())
 
-    def until(self, batch_id: str, *states: str) -> dict[str, Any]:
-        deadline = time.monotonic() + 60
-        while (batch := self.get(batch_id))["status"] not in states:
-            assert time.monotonic() < deadline, batch
-            time.sleep(0.01)
-        return batch
+    def wait_for(self, batch_id: str, *states: str) -> dict[str, Any]:
+        until(lambda: self.get(batch_id)["status"] in states)
+        return self.get(batch_id)
 
     def lines(self, file_id: str | None) -> list[dict[str, Any]]:
         """The answers of a file, sorted by id; none where there is no file."""

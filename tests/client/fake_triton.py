@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import grpc
 import msgspec
+from tests.waiting import until
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from ingot.errors import IngotError
@@ -118,10 +119,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
             time.sleep(0.002)
 
     def wait_for_cut(self) -> None:
-        deadline = time.monotonic() + 10
-        while not self.cuts:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda: self.cuts)
 
 
 def whole(requests: Iterator[Any]) -> Iterator[Any]:

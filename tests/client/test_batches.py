@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import openai
 import pytest
 from tests.client.batch_server import COMPLETIONS, BatchServer, auth, batch_server, jsonl, task
 from tests.client.fake_backend import NAME, FakeBackend
+from tests.waiting import until
 
 from ingot.client.batches.behind import LAST, put_behind
 from ingot.client.batches.runner import MAX_DEATHS
@@ -53,10 +53,8 @@ def test_the_official_client_from_upload_to_answers(server: BatchServer) -> None
                 metadata={"for": "me"},  # type: ignore[arg-type]
             )
             assert made.status == "validating"
-            deadline = time.monotonic() + 60
-            while (batch := client.batches.retrieve(made.id)).status not in ("completed", "failed"):
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            until(lambda made=made: client.batches.retrieve(made.id).status in ("completed", "failed"))  # type: ignore[misc]
+            batch = client.batches.retrieve(made.id)
             assert (batch.status, batch.metadata, batch.errors) == ("completed", {"for": "me"}, None)
             assert batch.request_counts is not None
             assert (batch.request_counts.total, batch.request_counts.completed, batch.request_counts.failed) == (
@@ -83,7 +81,7 @@ def test_the_official_client_from_upload_to_answers(server: BatchServer) -> None
 
 def test_batches_run_behind_everybody_else(server: BatchServer) -> None:
     file_id = server.upload([task("a"), task("b", priority=5), task("c", priority=-5)])
-    done = server.until(server.create(file_id)["id"], "completed")
+    done = server.wait_for(server.create(file_id)["id"], "completed")
     assert sorted(request.priority for request in server.backend.seen) == [LAST, LAST + 5]
     (error,) = server.lines(done["error_file_id"])
     assert (error["custom_id"], error["response"]["body"]["error"]["param"]) == ("c", "priority")
@@ -111,7 +109,7 @@ BAD_LINES: list[tuple[list[Any], list[tuple[str, int | None]]]] = [
 def test_a_file_with_bad_lines_fails_whole_and_names_them(
     server: BatchServer, lines: list[Any], errors: list[tuple[str, int | None]]
 ) -> None:
-    batch = server.until(server.create(server.upload(lines))["id"], "failed")
+    batch = server.wait_for(server.create(server.upload(lines))["id"], "failed")
     assert [(one["code"], one["line"]) for one in batch["errors"]["data"]] == errors
     assert all(one["message"] for one in batch["errors"]["data"])
     assert server.backend.seen == []
@@ -141,21 +139,15 @@ def test_bad_batches_name_their_field(server: BatchServer, fields: dict[str, Any
 def test_cancelling_keeps_the_answers_that_are_there(server: BatchServer) -> None:
     server.backend.delay = 0.02
     made = server.create(server.upload([task(f"{i:04}", "ab") for i in range(2000)]))
-    deadline = time.monotonic() + 60
-    while server.get(made["id"])["request_counts"]["completed"] < 3:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: server.get(made["id"])["request_counts"]["completed"] >= 3)
     said = server.http.post(f"/v1/batches/{made['id']}/cancel").json()
     assert said["status"] in ("cancelling", "cancelled")
-    batch = server.until(made["id"], "cancelled")
+    batch = server.wait_for(made["id"], "cancelled")
     assert batch["cancelled_at"] is not None
     assert 3 <= len(server.lines(batch["output_file_id"])) == batch["request_counts"]["completed"] < 2000
     again = server.http.post(f"/v1/batches/{made['id']}/cancel")
     assert (again.status_code, "cancelled" in again.text) == (400, True)
-    deadline = time.monotonic() + 20
-    while server.backend.live:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: not server.backend.live)
 
 
 def test_deleting_the_input_does_not_stop_its_batch(server: BatchServer) -> None:
@@ -163,7 +155,7 @@ def test_deleting_the_input_does_not_stop_its_batch(server: BatchServer) -> None
     file_id = server.upload([task(str(i)) for i in range(100)])
     made = server.create(file_id, output_expires_after={"anchor": "created_at", "seconds": 7200})
     assert server.http.delete(f"/v1/files/{file_id}").json()["deleted"]
-    batch = server.until(made["id"], "completed")
+    batch = server.wait_for(made["id"], "completed")
     output = server.http.get(f"/v1/files/{batch['output_file_id']}").json()
     assert (output["purpose"], output["expires_at"] - output["created_at"]) == ("batch_output", 7200)
     assert len(server.lines(batch["output_file_id"])) == 100
@@ -180,24 +172,21 @@ def test_interactive_requests_are_answered_meanwhile(server: BatchServer) -> Non
     assert server.get(made["id"])["status"] == "in_progress"
     assert server.backend.live <= 4
     server.http.post(f"/v1/batches/{made['id']}/cancel")
-    server.until(made["id"], "cancelled")
+    server.wait_for(made["id"], "cancelled")
 
 
 def test_no_room_is_waited_for(server: BatchServer) -> None:
     server.backend.error = QueueFullError("Full.", mend="Wait.")
     made = server.create(server.upload([task("a")]))
-    deadline = time.monotonic() + 20
-    while len(server.backend.seen) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: len(server.backend.seen) >= 2)
     server.backend.error = None
-    assert server.until(made["id"], "completed")["request_counts"]["completed"] == 1
+    assert server.wait_for(made["id"], "completed")["request_counts"]["completed"] == 1
 
 
 def test_a_request_that_kills_is_given_up(server: BatchServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ingot.client.batches.runner.FIRST_WAIT", 0.01)
     server.backend.error = ExecutorDiedError("It died.", mend="Again.")
-    batch = server.until(server.create(server.upload([task("a")]))["id"], "completed")
+    batch = server.wait_for(server.create(server.upload([task("a")]))["id"], "completed")
     assert batch["request_counts"] == {"total": 1, "completed": 0, "failed": 1}
     assert len(server.backend.seen) == MAX_DEATHS
     assert server.lines(batch["error_file_id"])[0]["response"]["status_code"] == 503
@@ -232,16 +221,13 @@ def test_a_stopped_server_goes_on_where_it_was(tmp_path: Path) -> None:
     backend.delay = 0.005
     with batch_server(tmp_path / "dir", backend) as server:
         made = server.create(server.upload(lines))
-        deadline = time.monotonic() + 60
-        while server.get(made["id"])["request_counts"]["completed"] < 20:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        until(lambda: server.get(made["id"])["request_counts"]["completed"] >= 20)
     before = len(backend.seen)
     assert before < 180
     with (tmp_path / "dir" / "batches" / made["id"] / "output.jsonl").open("ab") as file:
         file.write(b'{"custom_id": "150", "resp')
     with batch_server(tmp_path / "dir") as server:
-        batch = server.until(made["id"], "completed")
+        batch = server.wait_for(made["id"], "completed")
         assert batch["request_counts"] == {"total": 200, "completed": 180, "failed": 20}
         answers = server.lines(batch["output_file_id"]) + server.lines(batch["error_file_id"])
         assert sorted(one["custom_id"] for one in answers) == [line["custom_id"] for line in lines]

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from tests.client.fake_backend import NAME, FakeBackend
 from tests.client.served import served
-from tests.client.test_gate import until
+from tests.waiting import until
 
 from ingot.client.connection import Patience
 from ingot.client.openai.serve import ServeOptions

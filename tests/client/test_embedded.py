@@ -7,13 +7,14 @@ import os
 import re
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.engines import LOADER, NAME, PAGES, worker_path, write_engine
+from tests.waiting import until_async
 
 from ingot.client.embedded import EmbeddedBackend, EmbeddedOptions
 from ingot.errors import ExecutorDiedError, QueueFullError, RequestError, UnavailableError
@@ -51,15 +52,6 @@ async def everything(backend: EmbeddedBackend, request: GenerateRequest) -> list
     return [chunk async for chunk in backend.generate(request)]
 
 
-async def until(condition: Callable[[], object], seconds: float = 10) -> float:
-    """How long it took; fails past the deadline."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds
-        await asyncio.sleep(0.005)
-    return time.monotonic() - began
-
-
 def held(backend: EmbeddedBackend) -> int:
     stats = backend.supervisor.stats
     assert stats is not None
@@ -71,8 +63,8 @@ async def test_closing_the_iterator_frees_the_pages(tmp_path: Path) -> None:
     async with embedded(tmp_path) as backend:
         async with aclosing(backend.generate(ask("a", n=2))) as chunks:
             await anext(chunks)
-            await until(lambda: held(backend) > 0)
-        await until(lambda: held(backend) == 0)
+            await until_async(lambda: held(backend) > 0)
+        await until_async(lambda: held(backend) == 0)
 
 
 async def test_one_request_alone_and_in_a_crowd_says_the_same(tmp_path: Path) -> None:
@@ -112,8 +104,10 @@ async def test_a_reader_that_stops_is_cut_off(tmp_path: Path) -> None:
     async with embedded(tmp_path, options, step_seconds=0.001) as backend:
         stream = backend.generate(ask("a"))
         await anext(stream)
-        await until(lambda: backend.supervisor.stats is not None and backend.supervisor.stats.generation_tokens > 22)
-        await until(lambda: held(backend) == 0)
+        await until_async(
+            lambda: backend.supervisor.stats is not None and backend.supervisor.stats.generation_tokens > 22
+        )
+        await until_async(lambda: held(backend) == 0)
         with pytest.raises(RequestError, match="20 chunks behind"):
             [chunk async for chunk in stream]
 
@@ -121,7 +115,7 @@ async def test_a_reader_that_stops_is_cut_off(tmp_path: Path) -> None:
 async def test_death_fails_every_stream_within_two_seconds_and_service_returns(tmp_path: Path) -> None:
     async with embedded(tmp_path, step_seconds=0.02) as backend:
         streams = [asyncio.create_task(everything(backend, ask(f"a{i}"))) for i in range(8)]
-        await until(lambda: held(backend) > 0)
+        await until_async(lambda: held(backend) > 0)
         assert backend.supervisor.pid is not None
         os.kill(backend.supervisor.pid, signal.SIGKILL)
         began = time.monotonic()
@@ -131,7 +125,7 @@ async def test_death_fails_every_stream_within_two_seconds_and_service_returns(t
         assert not (await backend.health()).ready
         with pytest.raises(UnavailableError):
             await everything(backend, ask("b"))
-        await until(lambda: backend.supervisor.ready)
+        await until_async(lambda: backend.supervisor.ready)
         assert (await backend.health()).ready
         assert len(await everything(backend, ask("c", max_tokens=3))) == 3
 
@@ -140,7 +134,7 @@ async def test_stopping_drains_first_and_then_aborts(tmp_path: Path) -> None:
     async with embedded(tmp_path, step_seconds=0.01) as backend:
         short = asyncio.create_task(everything(backend, ask("short", max_tokens=10)))
         long = asyncio.create_task(everything(backend, ask("long")))
-        await until(lambda: held(backend) > 0)
+        await until_async(lambda: held(backend) > 0)
         stopping = asyncio.create_task(backend.stop(2))
         await asyncio.sleep(0)
         with pytest.raises(UnavailableError, match="stopping"):
@@ -191,9 +185,9 @@ async def test_queue_time_ends_when_the_scheduler_first_runs_the_request(tmp_pat
         first = backend.generate(ask("first"))
         await anext(first)
         second = asyncio.create_task(everything(backend, ask("second", max_tokens=1)))
-        await until(lambda: backend.supervisor.stats and backend.supervisor.stats.waiting == 1)
+        await until_async(lambda: backend.supervisor.stats and backend.supervisor.stats.waiting == 1)
         seen = time.monotonic()
-        await until(lambda: time.monotonic() - seen > 0.2)
+        await until_async(lambda: time.monotonic() - seen > 0.2)
         await first.aclose()
         (chunk,) = await second
         assert chunk.queue_seconds is not None

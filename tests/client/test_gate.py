@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import httpx
 import pytest
 from starlette.routing import Route
 from tests.client.fake_backend import NAME, FakeBackend
 from tests.client.served import served
+from tests.waiting import until
 
 from ingot.client.openai.app import create_app
 from ingot.client.openai.gate import GateOptions
@@ -26,13 +26,6 @@ def guarded() -> Iterator[httpx.Client]:
     options = GateOptions(api_keys=KEYS, max_body_bytes=LIMIT)
     with served(FakeBackend(), options) as url, httpx.Client(base_url=url, verify=False) as http:
         yield http
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def every_route() -> list[tuple[str, str]]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
 import httpx
 import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 from tests.client.fake_backend import NAME, FakeBackend
+from tests.waiting import until
 
 from ingot.errors import ExecutorDiedError, QueueFullError
 
@@ -147,7 +146,4 @@ def test_client_that_leaves_closes_the_generator(client: openai.OpenAI, backend:
         else:
             with pytest.raises(httpx.ReadTimeout):
                 raw.post(f"{client.base_url}chat/completions", json=body)
-    deadline = time.monotonic() + 2
-    while backend.live and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert backend.live == 0
+    until(lambda: backend.live == 0)

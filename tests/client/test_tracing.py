@@ -12,8 +12,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 from tests.client.served import served
-from tests.client.test_gate import until
 from tests.engines import LOADER, NAME, worker_path, write_engine
+from tests.waiting import until
 
 from ingot.client.embedded import EmbeddedBackend, EmbeddedOptions
 from ingot.client.front import FrontOptions

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import openai
 import pytest
 from tests.client.served import served
 from tests.engines import LOADER, NAME, PAGES, worker_path, write_engine
+from tests.waiting import until
 
 from ingot.client.embedded import EmbeddedBackend, EmbeddedOptions
 from ingot.runtime.supervisor import SupervisorOptions
@@ -37,15 +38,6 @@ def service(
     backend = EmbeddedBackend(engine, options)
     with served(backend) as url:
         yield backend, url
-
-
-def until(condition: Callable[[], object], seconds: float) -> float:
-    """How long it took; fails past the deadline."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds
-        time.sleep(0.005)
-    return time.monotonic() - began
 
 
 def gauge(url: str, name: str) -> float:
@@ -107,7 +99,7 @@ def test_an_abort_storm_leaves_the_pool_as_before(service: tuple[EmbeddedBackend
         )
     assert reply.usage is not None
     assert reply.usage.completion_tokens == 20
-    until(pool_is_whole, seconds=5)
+    until(pool_is_whole)
     time.sleep(2 * HEARTBEAT_SECONDS)
     assert pool_is_whole()
     assert gauge(url, "kv_cache_usage_perc") == gauge(url, "num_requests_running") == 0
@@ -137,7 +129,7 @@ def test_a_killed_executor_is_seen_told_and_replaced(service: tuple[EmbeddedBack
     readers = [threading.Thread(target=read_to_the_end) for _ in range(8)]
     for reader in readers:
         reader.start()
-    until(lambda: gauge(url, "num_requests_running") == 8, seconds=30)
+    until(lambda: gauge(url, "num_requests_running") == 8)
     assert backend.supervisor.pid is not None
     os.kill(backend.supervisor.pid, signal.SIGKILL)
     killed = time.monotonic()
@@ -148,5 +140,5 @@ def test_a_killed_executor_is_seen_told_and_replaced(service: tuple[EmbeddedBack
     assert max(when for when, _ in errors) - killed < 2
     refused = httpx.post(url + "/v1/completions", json={"model": NAME, "prompt": "x"})
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "unavailable")
-    until(lambda: httpx.get(url + "/health").status_code == 200, seconds=20)
+    until(lambda: httpx.get(url + "/health").status_code == 200)
     assert httpx.post(url + "/v1/completions", json={"model": NAME, "prompt": "x"}).status_code == 200

@@ -11,8 +11,9 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from tests.e2e.triton import FAILING_LOADER, client_of, options_of, processes, put_version, triton, until
+from tests.e2e.triton import FAILING_LOADER, client_of, options_of, processes, put_version, triton
 from tests.engines import PAGES, write_engine
+from tests.waiting import until
 from tritonclient.grpc import service_pb2_grpc
 
 from ingot.client import AsyncClient, Client, Prompt, SamplingParams

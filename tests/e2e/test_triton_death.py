@@ -12,8 +12,9 @@ from collections import Counter
 from pathlib import Path
 
 import msgspec
-from tests.e2e.triton import ADMIN_KEY, options_of, processes, put_version, triton, until
+from tests.e2e.triton import ADMIN_KEY, options_of, processes, put_version, triton
 from tests.engines import NAME, worker_path, write_engine
+from tests.waiting import until
 
 from ingot.client.grpc_async import AsyncClient
 from ingot.client.triton_backend import SERVING, TritonBackend, TritonOptions

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -73,15 +72,6 @@ def client_of(server: TritonServer) -> Client:
 
 def options_of() -> ClientOptions:
     return ClientOptions(admin_key=ADMIN_KEY, timeout=60)
-
-
-def until(condition: Callable[[], object], seconds: float = 20) -> float:
-    """How long it took; fails past the deadline."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds
-        time.sleep(0.02)
-    return time.monotonic() - began
 
 
 def processes(server: TritonServer, model: str) -> list[int]:

@@ -197,3 +197,18 @@ def test_no_launch_waits_for_the_gpu(variants: Variants, monkeypatch: pytest.Mon
         params = msgspec.structs.replace(plain, **more)
         texts = serve(CONFIG, weights, make_prompts(), params, kv=torch.bfloat16, variants=variants)
         assert all(len(text) == 12 for text in texts)
+
+
+def test_what_a_graph_leaves_is_lent_to_the_next() -> None:
+    from ingot.runtime.programs.graphs import capture, lent
+
+    x = torch.arange(1 << 22, dtype=torch.float32, device="cuda")
+    first = capture(lambda: x * 2)
+    first = replace(first, out=lent(first.out))
+    reserved = torch.cuda.memory_reserved()
+    second = capture(lambda: x * 3, beside=first)
+    assert torch.cuda.memory_reserved() == reserved
+    for captured, factor in ((first, 2), (second, 3), (first, 2)):
+        captured.out.zero_()
+        captured.replay()
+        assert torch.equal(captured.out, x * factor)

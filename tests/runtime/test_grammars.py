@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from tests.runtime.random_program import RandomProgram
 from tests.runtime.tokens import EOS, byte_tokenizer
+from tests.waiting import until
 
 from ingot.errors import IngotError, RequestError
 from ingot.manifest import Limits
@@ -273,10 +274,7 @@ def test_a_compile_process_that_dies_is_started_again(grammars: GrammarCompiler)
 def test_a_warm_compiler_waits_for_nothing_and_leaves_nothing() -> None:
     compiler = GrammarCompiler(TOKENIZER.vocabulary())
     compiler.warm()
-    deadline = time.monotonic() + 120
-    while compiler._process._process is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: compiler._process._process)
     process = compiler._process._process
     constraint = compiler.compile(Grammar(kind="regex", text="warm")).result(120)
     assert constraint.begin().accept(TOKENIZER.encode("w")[0])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.engines import LOADER, PAGES, load, write_engine
+from tests.waiting import until
 
 from ingot.errors import ExecutorDiedError, IngotError, QueueFullError, RequestError, UnavailableError
 from ingot.manifest import read_manifest
@@ -144,13 +145,6 @@ def ask(host: Host, call: Call, caller: FakeCaller | None = None) -> FakeCaller:
     caller = caller or FakeCaller()
     host.submit(call, caller)
     return caller
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def idle(host: Host) -> bool:

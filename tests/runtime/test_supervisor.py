@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.fake_executor import CRASH, FOREVER, HANG, REFUSE, SLOW
+from tests.waiting import until_async
 
 from ingot.errors import EngineError, ExecutorDiedError, IngotError, UnavailableError
 from ingot.runtime.messages import Abort, FromExecutor, RequestFailed, Stats, TokenChunk, TokenRequest
@@ -56,15 +56,6 @@ def _worker_finds_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
 
 
-async def until(condition: Callable[[], object], seconds: float = 10) -> float:
-    """How long it took; fails past the deadline."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds
-        await asyncio.sleep(0.005)
-    return time.monotonic() - began
-
-
 def request(request_id: str, *token_ids: int, max_tokens: int = FOREVER, n: int = 1) -> TokenRequest:
     return TokenRequest(
         request_id=request_id, token_ids=[*token_ids], params=SamplingParams(max_tokens=max_tokens, n=n)
@@ -76,12 +67,12 @@ async def test_tokens_come_back_and_an_abort_frees_the_pages() -> None:
         supervisor.send(request("a", 1, 2, max_tokens=3))
         supervisor.send(request("b", SLOW, 7, n=2))
         supervisor.send(request("c", REFUSE))
-        await until(lambda: len(heard.tokens("a")) == 3 and len(heard.tokens("b")) > 4)
+        await until_async(lambda: len(heard.tokens("a")) == 3 and len(heard.tokens("b")) > 4)
         assert [chunk.token_ids for chunk in heard.tokens("a")] == [[1], [2], [1]]
         assert any(isinstance(one, RequestFailed) and one.code == "capacity" for one in heard.messages)
         supervisor.send(Abort(request_id="b"))
-        await until(lambda: [chunk.finish_reason for chunk in heard.tokens("b")].count("abort") == 2)
-        await until(lambda: supervisor.stats is not None and supervisor.stats.pages_held == 0)
+        await until_async(lambda: [chunk.finish_reason for chunk in heard.tokens("b")].count("abort") == 2)
+        await until_async(lambda: supervisor.stats is not None and supervisor.stats.pages_held == 0)
 
 
 async def test_an_idle_executor_beats_and_sleeps() -> None:
@@ -90,7 +81,7 @@ async def test_an_idle_executor_beats_and_sleeps() -> None:
         process = psutil.Process(supervisor.pid)
         await asyncio.sleep(0.1)
         before, beats = process.cpu_times().user, len(heard.messages)
-        await until(lambda: len(heard.messages) >= beats + 3, seconds=2)
+        await until_async(lambda: len(heard.messages) >= beats + 3)
         assert process.cpu_times().user - before <= 0.05
 
 
@@ -99,7 +90,7 @@ async def test_the_heart_beats_through_a_long_step() -> None:
         supervisor.send(request("a", HANG))
         await asyncio.sleep(0.1)
         beats = sum(isinstance(one, Stats) for one in heard.messages)
-        await until(lambda: sum(isinstance(one, Stats) for one in heard.messages) >= beats + 2, seconds=2)
+        await until_async(lambda: sum(isinstance(one, Stats) for one in heard.messages) >= beats + 2)
         assert supervisor.ready
 
 
@@ -109,16 +100,16 @@ async def test_death_is_noticed_at_once_and_mended(how: signal.Signals) -> None:
         assert supervisor.pid is not None
         dead = supervisor.pid
         os.kill(dead, how)
-        assert await until(lambda: heard.deaths) < 2
+        assert await until_async(lambda: heard.deaths) < OPTIONS.heartbeat_timeout / 2  # nobody waits for a heartbeat
         assert not supervisor.ready
         assert isinstance(heard.deaths[0], ExecutorDiedError)
         assert f"signal {how.value}" in str(heard.deaths[0])
         with pytest.raises(UnavailableError, match="not ready"):
             supervisor.send(request("a", 1))
-        await until(lambda: supervisor.ready)
+        await until_async(lambda: supervisor.ready)
         assert supervisor.pid != dead
         supervisor.send(request("a", 5, max_tokens=1))
-        await until(lambda: heard.tokens("a"))
+        await until_async(lambda: heard.tokens("a"))
 
 
 async def test_signals_to_the_group_are_the_parents_to_answer() -> None:
@@ -127,22 +118,22 @@ async def test_signals_to_the_group_are_the_parents_to_answer() -> None:
         os.kill(supervisor.pid, signal.SIGTERM)
         os.kill(supervisor.pid, signal.SIGINT)
         supervisor.send(request("a", 5, max_tokens=1))
-        await until(lambda: heard.tokens("a"))
+        await until_async(lambda: heard.tokens("a"))
         assert not heard.deaths
 
 
 async def test_a_step_that_raises_says_so_and_the_executor_comes_back() -> None:
     async with supervised() as (supervisor, heard):
         supervisor.send(request("a", CRASH))
-        await until(lambda: heard.deaths)
+        await until_async(lambda: heard.deaths)
         assert "RuntimeError" in str(heard.deaths[0])
-        await until(lambda: supervisor.ready)
+        await until_async(lambda: supervisor.ready)
 
 
 async def test_a_hung_step_is_killed() -> None:
     async with supervised(replace(OPTIONS, step_timeout=0.9)) as (supervisor, heard):
         supervisor.send(request("hang", HANG))
-        await until(lambda: heard.deaths)
+        await until_async(lambda: heard.deaths)
         assert "a step took more than" in str(heard.deaths[0])
 
 
@@ -150,9 +141,9 @@ async def test_a_silent_process_is_killed() -> None:
     async with supervised(replace(OPTIONS, heartbeat_timeout=1.0)) as (supervisor, heard):
         assert supervisor.pid is not None
         os.kill(supervisor.pid, signal.SIGSTOP)
-        await until(lambda: heard.deaths)
+        await until_async(lambda: heard.deaths)
         assert "sent nothing" in str(heard.deaths[0])
-        await until(lambda: supervisor.ready)
+        await until_async(lambda: supervisor.ready)
 
 
 async def test_an_engine_that_does_not_load_fails_the_start_with_its_own_words() -> None:

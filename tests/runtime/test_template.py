@@ -6,11 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
+from tests.waiting import until
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from ingot.errors import IngotError, RequestError
@@ -86,10 +86,7 @@ def test_a_process_that_was_killed_is_started_again_and_none_is_left_over() -> N
         renderer.ask(call)
     assert renderer.ask(call) == {"text": "hi"}
     renderer.close()
-    deadline = time.monotonic() + 20
-    while {process.pid for process in processes()} - before:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: {process.pid for process in processes()} <= before)
 
 
 def test_it_ends_with_its_parent_even_where_that_is_killed() -> None:
@@ -104,10 +101,11 @@ os.kill(os.getpid(), {int(signal.SIGKILL)})
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     pids = [int(word) for word in done.stdout.split()]
     assert len(pids) == 2, done.stderr
-    deadline = time.monotonic() + 20
-    while [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: not any(is_alive(pid) for pid in pids))
+
+
+def is_alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 def test_threads_take_turns() -> None:
