@@ -12,6 +12,7 @@ import msgspec
 
 from ingot.errors import RequestError
 from ingot.runtime.grammars.expressions import misread
+from ingot.runtime.grammars.tags import FORMATS, objects_of_tag
 from ingot.runtime.params import Grammar
 
 MAX_CHARS = 1 << 16
@@ -71,6 +72,8 @@ def check_grammar(grammar: Grammar, *, max_chars: int = MAX_CHARS, max_depth: in
         refuse(f"The expression {said}.", "Anchor it as a whole or not at all, and spell it without.")
     if grammar.kind == "json_schema":
         check_schema(decoded(grammar.text), max_depth)
+    if grammar.kind == "structural_tag":
+        check_tag(decoded(grammar.text), max_depth)
 
 
 def decoded(text: str) -> Any:
@@ -80,6 +83,18 @@ def decoded(text: str) -> Any:
         refuse(f"The schema nests deeper than {MAX_DEPTH} levels.", "Flatten it.")
     except msgspec.DecodeError as error:
         refuse(f"The grammar is not valid JSON: {error}.", "Correct it.")
+
+
+def check_tag(tag: Any, max_depth: int) -> None:
+    """Its types of format, its schemas and its expressions; the rest is xgrammar's to refuse."""
+    for place in objects_of_tag(tag):
+        kind = place.get("type")
+        if kind not in FORMATS:
+            refuse(f"A structural tag of the type {str(kind)[:80]!r}.", f"Use {', '.join(sorted(FORMATS))}.")
+        if kind == "json_schema":
+            check_schema(place.get("json_schema"), max_depth)
+        if kind == "regex" and (said := misread(str(place.get("pattern")))) is not None:
+            refuse(f"An expression of the structural tag {said}.", "Spell it without.")
 
 
 def check_schema(schema: Any, max_depth: int = MAX_DEPTH) -> None:

@@ -59,13 +59,13 @@ class Matcher:
         self._constraint.charge(perf_counter() - began, 1)
         return accepted and token not in self._ends
 
-    def fill(self, masks: Any, row: int) -> None:
+    def fill(self, masks: Any, row: int) -> bool:
         if self._constraint.overdue:
-            masks[row] = -1  # anything: its sequence ends before the token is told
-            return
+            return False  # anything: its sequence ends before the token is told
         began = perf_counter()
-        self._fill(masks, row)
+        forbids: bool = self._fill(masks, row)
         self._constraint.charge(perf_counter() - began, 0)
+        return forbids
 
 
 def read_compiled(text: str, info: xgrammar.TokenizerInfo) -> CompiledConstraint:

@@ -10,6 +10,9 @@ class Vocabulary(msgspec.Struct, frozen=True, kw_only=True):
 
     tokens: list[bytes]
     eos_token_ids: list[int]
+    special: dict[
+        int, bytes
+    ] = {}  # what the special ones are written as, for texts that hold some: marks of calls, of thoughts
 
 
 class Compiled(msgspec.Struct, frozen=True, kw_only=True, tag="compiled"):
