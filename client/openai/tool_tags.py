@@ -18,24 +18,30 @@ Format = dict[str, Any]
 
 ANY_OBJECT = {"type": "object", "additionalProperties": True}  # a reference to one needs to be told
 SPACES = "".join(chr(code) for code in range(0x3001) if chr(code).isspace())  # what str.strip() takes away
-SPACE = {"type": "regex", "pattern": r"[ \t\r\n]*"}
-AFTER_CALL = {"type": "regex", "pattern": r"[ \t\r\n,;]*"}
 MAX_WHITESPACE = 1  # characters between two parts of a call: with more, small models write little else
 
 
 def tag_of(tools: list[Tool], notation: Notation, *, several: bool, thoughts: Marks | None) -> Grammar:
     answer = answer_in(notation, tools, several=several)
-    if thoughts is not None:
-        answer = after_thoughts(answer, thoughts)
-    return Grammar(
-        kind="structural_tag", text=msgspec.json.encode({"type": "structural_tag", "format": answer}).decode()
-    )
+    if thoughts is not None and thoughts.inside:
+        answer = until(thoughts.end, answer)
+    elif thoughts is not None:
+        opened = sequence(expression(any_of(SPACES) + "*"), constant(thoughts.begin))
+        thought = {"type": "tag", "begin": "", "content": {"type": "any_text"}, "end": thoughts.end}
+        endless = sequence(opened, {"type": "any_text", "excludes": [thoughts.end]})
+        if notation.bare:
+            without = answer_in(notation, tools, several=several, never_first=thoughts.begin)
+            answer = either(sequence(opened, thought, answer), without, endless)
+        else:  # such an answer may begin with what begins thoughts: it is one copy of the schemas less
+            answer = either(sequence(optional(sequence(opened, thought)), answer), endless)
+    text = msgspec.json.encode({"type": "structural_tag", "format": answer}).decode()
+    return Grammar(kind="structural_tag", text=text)
 
 
-def answer_in(notation: Notation, tools: list[Tool], *, several: bool) -> Format:
+def answer_in(notation: Notation, tools: list[Tool], *, several: bool, never_first: str = "") -> Format:
     """With an end mark text goes on behind a call; without one calls go on to the answer's end, as they are read."""
     start, end = notation.start, notation.end
-    calls: Format = fitting(calls_schema(tools, several=several))
+    calls: Format = fitting(calls_schema(tools, notation, several=several))
     if end is not None:
         tag = {"type": "tag", "begin": start, "content": sequence(SPACE, calls, SPACE), "end": end}
         return {"type": "triggered_tags", "triggers": [start], "tags": [tag], "stop_after_first": not several}
@@ -44,47 +50,46 @@ def answer_in(notation: Notation, tools: list[Tool], *, several: bool) -> Format
     run = sequence(optional(constant(start)), SPACE, calls, AFTER_CALL)
     run = {"type": "plus", "content": run} if several else run
     text = until(start, run)
-    return bare_or(run, text, start) if notation.bare else text
+    return calls_or_text(run, text, start, never_first) if notation.bare else text
 
 
-def bare_or(run: Format, text: Format, start: str) -> Format:
-    """An answer is calls from its beginning, or its first character says that it is text. The mark's own first character
-    says neither, so one that stands first is followed by the rest of the mark or by what the mark does not go on with."""
-    spaces = "".join(f"\\u{ord(space):04x}" for space in SPACES)
-    first, second = start[0], start[1]
-    opening = {"type": "regex", "pattern": rf"{first}+[^{second}{first}]|[^{spaces}{{\[{first}]"}
-    only = {"type": "regex", "pattern": f"{first}+"}
-    return sequence({"type": "regex", "pattern": f"[{spaces}]*"}, optional(either(run, sequence(opening, text), only)))
+def calls_or_text(run: Format, text: Format, start: str, never_first: str) -> Format:
+    """What begins with a bracket is calls. Text begins otherwise: with neither mark, but maybe with a part of one. Of texts
+    that could be said only those are lost that go on like the mark for calls right behind such a part, and are none."""
+    marks = [start] + ([never_first] if never_first and never_first[0] not in "{[" else [])
+    parts = sorted({mark[:length] for mark in marks for length in range(1, len(mark))})
+    again = any_of(start[0]) + "+"  # the mark for calls may begin behind the part of one
+    openings = [expression(none_of(SPACES + "{[" + "".join(mark[0] for mark in marks)))]
+    for part in parts:
+        goes_on = "".join(mark[len(part)] for mark in marks if mark.startswith(part) and mark != part)
+        other = either(expression(none_of(goes_on + start[0])), expression(again + none_of(start[:2])))
+        openings.append(sequence(constant(part), other))
+    short = either(*(sequence(constant(part), expression(any_of(start[0]) + "*")) for part in parts))
+    return sequence(expression(any_of(SPACES) + "*"), optional(either(run, sequence(either(*openings), text), short)))
 
 
-def after_thoughts(answer: Format, marks: Marks) -> Format:
-    thoughts = until(marks.end, answer)
-    return thoughts if marks.inside else either(sequence(SPACE, constant(marks.begin), thoughts), answer)
-
-
-def calls_schema(tools: list[Tool], *, several: bool) -> dict[str, Any]:
+def calls_schema(tools: list[Tool], notation: Notation, *, several: bool) -> dict[str, Any]:
     """Of a call or a list of calls. Each function's parameters stand under $defs, once for all spellings of its call."""
-    call = {"anyOf": [{"anyOf": spellings(tool, f"#/$defs/{i}")} for i, tool in enumerate(tools)]}
+    call = {"anyOf": [{"anyOf": spellings(tool, f"#/$defs/{i}", notation)} for i, tool in enumerate(tools)]}
     listed = {"type": "array", "items": {"$ref": "#/$defs/call"}, "minItems": 1} | ({} if several else {"maxItems": 1})
     parameters = {str(i): moved(arguments_of(tool), f"#/$defs/{i}") for i, tool in enumerate(tools)}
     return {"anyOf": [{"$ref": "#/$defs/call"}, listed], "$defs": {"call": call} | parameters}
 
 
-def spellings(tool: Tool, place: str) -> list[dict[str, Any]]:
-    """Name first or arguments first, under either of their names; a tool that is not strict may be called without any."""
-    name = {"const": tool.function.name}
-    found = []
-    for key in ARGUMENTS:
-        needed = ["name", key] if tool.function.strict else ["name"]
-        found += [
-            spelling({"type": {"const": "function"}, "name": name, key: {"$ref": place}}, needed),
-            spelling({key: {"$ref": place}, "name": name}, ["name", key]),
-        ]
-    return found
-
-
-def spelling(properties: dict[str, Any], needed: list[str]) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": needed, "additionalProperties": False}
+def spellings(tool: Tool, place: str, notation: Notation) -> list[dict[str, Any]]:
+    """Without a type, and where the tool is not strict without arguments, a call is one too."""
+    known = {"type": {"const": "function"}, "name": {"const": tool.function.name}}
+    known |= {key: {"$ref": place} for key in ARGUMENTS}
+    optional = {"type"} if tool.function.strict else {"type", *ARGUMENTS}
+    return [
+        {
+            "type": "object",
+            "properties": {name: known[name] for name in members},
+            "required": [name for name in members if name not in optional],
+            "additionalProperties": False,
+        }
+        for members in notation.members
+    ]
 
 
 def named_call(tool: Tool) -> Format:
@@ -95,6 +100,14 @@ def arguments_of(tool: Tool) -> dict[str, Any]:
     return without_words(parameters_of(tool)) if tool.function.strict else ANY_OBJECT
 
 
+def any_of(characters: str) -> str:
+    return "[" + "".join(f"\\u{ord(one):04x}" for one in characters) + "]"
+
+
+def none_of(characters: str) -> str:
+    return any_of(characters).replace("[", "[^", 1)
+
+
 def until(mark: str, then: Format) -> Format:
     """Any text; where the mark comes in it, `then` follows, up to the end."""
     return {"type": "dispatch", "rules": [[mark, then]], "loop": False}
@@ -102,6 +115,14 @@ def until(mark: str, then: Format) -> Format:
 
 def fitting(schema: dict[str, Any]) -> Format:
     return {"type": "json_schema", "json_schema": schema, "max_whitespace_cnt": MAX_WHITESPACE}
+
+
+def expression(pattern: str) -> Format:
+    return {"type": "regex", "pattern": pattern}
+
+
+SPACE = expression(r"[ \t\r\n]*")
+AFTER_CALL = expression(r"[ \t\r\n,;]*")
 
 
 def constant(text: str) -> Format:

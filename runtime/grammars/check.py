@@ -16,6 +16,7 @@ from ingot.runtime.grammars.tags import FORMATS, objects_of_tag
 from ingot.runtime.params import Grammar
 
 MAX_CHARS = 1 << 16
+TAG_COPIES = 4  # of a schema that a structural tag may hold, one for each place where a call may stand
 MAX_CHOICES = 1024
 MAX_DEPTH = 64  # of nested schemas
 MAX_SCHEMAS = 2048  # in one schema
@@ -58,8 +59,9 @@ SAYS_NOTHING = frozenset(
 
 def check_grammar(grammar: Grammar, *, max_chars: int = MAX_CHARS, max_depth: int = MAX_DEPTH) -> None:
     """Raises RequestError, for a schema with the path of what is wrong in it."""
-    if len(grammar.text) > max_chars:
-        refuse(f"The grammar has {len(grammar.text)} characters; {max_chars} are allowed.", "Send a smaller one.")
+    allowed = max_chars * (TAG_COPIES if grammar.kind == "structural_tag" else 1)
+    if len(grammar.text) > allowed:
+        refuse(f"The grammar has {len(grammar.text)} characters; {allowed} are allowed.", "Send a smaller one.")
     if not grammar.text:
         refuse("The grammar is empty.", "Send one, or leave it out.")
     if grammar.kind == "choice":

@@ -10,6 +10,8 @@ from typing import Any
 
 import xgrammar
 
+from ingot.runtime.grammars.process import compile_grammar, make_compiler
+from ingot.runtime.params import Grammar
 from ingot.runtime.plan import TokenMatcher
 
 BURST_SECONDS = 0.1  # that all sequences of a grammar may take together, besides
@@ -71,3 +73,8 @@ class Matcher:
 def read_compiled(text: str, info: xgrammar.TokenizerInfo) -> CompiledConstraint:
     """Of what the compile process serialized."""
     return CompiledConstraint(xgrammar.CompiledGrammar.deserialize_json(text, info), info.vocab_size)
+
+
+def compiled_again(grammar: Grammar, info: xgrammar.TokenizerInfo) -> CompiledConstraint:
+    """Of a grammar that the compile process has compiled within its budget. Steps go on meanwhile: xgrammar lets go of the GIL."""
+    return CompiledConstraint(compile_grammar(grammar, make_compiler(info)), info.vocab_size)

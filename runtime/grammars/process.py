@@ -36,8 +36,8 @@ READY = b"+"
 SPELLINGS = ("json", "text", "tags")
 
 
-def make_compiler(vocabulary: Vocabulary, spelling: str) -> xgrammar.GrammarCompiler:
-    return xgrammar.GrammarCompiler(tokenizer_info(vocabulary, spelling), max_threads=1, cache_enabled=False)
+def make_compiler(info: xgrammar.TokenizerInfo) -> xgrammar.GrammarCompiler:
+    return xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
 
 
 def compile_grammar(grammar: Grammar, compiler: xgrammar.GrammarCompiler) -> xgrammar.CompiledGrammar:
@@ -58,10 +58,10 @@ def compile_grammar(grammar: Grammar, compiler: xgrammar.GrammarCompiler) -> xgr
 def dead_end(grammar: Grammar) -> str | None:
     """What is wrong with a schema in a structural tag: a text may go anywhere, so none that is rehearsed tries them all."""
     byte_tokens = Vocabulary(tokens=[bytes([byte]) for byte in range(1 << 8)] + [b""], eos_token_ids=[1 << 8])
-    compiler = make_compiler(byte_tokens, "json")
-    for schema in parts_of_tag(json.loads(grammar.text)):
-        part = Grammar(kind="json_schema", text=json.dumps(schema))
-        wrong = rehearse(compile_grammar(part, compiler), len(byte_tokens.tokens))
+    compiler = make_compiler(tokenizer_info(byte_tokens, "json"))
+    for text in sorted({json.dumps(schema) for schema in parts_of_tag(json.loads(grammar.text))}):
+        part = compile_grammar(Grammar(kind="json_schema", text=text), compiler)
+        wrong = rehearse(part, len(byte_tokens.tokens))
         if wrong is not None:
             return wrong
     return None
@@ -88,7 +88,10 @@ def rehearse(compiled: xgrammar.CompiledGrammar, vocab_size: int) -> str | None:
 def answer_to(grammar: Grammar, compiler: xgrammar.GrammarCompiler, vocab_size: int) -> Answer:
     try:
         compiled = compile_grammar(grammar, compiler)
-        wrong = rehearse(compiled, vocab_size) or (dead_end(grammar) if grammar.kind == "structural_tag" else None)
+        wrong = rehearse(compiled, vocab_size)
+        if grammar.kind == "structural_tag":
+            wrong = wrong or dead_end(grammar)
+            return Refused(reason=wrong) if wrong else Compiled(text=None)
         text = "" if wrong else compiled.serialize_json()
     except MemoryError:
         return Refused(reason="it needs too much memory")
@@ -141,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         with first:
             vocabulary = msgspec.msgpack.decode(read_all(first), type=Vocabulary)
-            compilers = {spelling: make_compiler(vocabulary, spelling) for spelling in SPELLINGS}
+            compilers = {spelling: make_compiler(tokenizer_info(vocabulary, spelling)) for spelling in SPELLINGS}
             with suppress(ConnectionError):  # the executor may have ended meanwhile
                 first.sendall(READY)
         while (connection := receive_socket(control)) is not None:

@@ -6,7 +6,18 @@ from collections.abc import Iterator
 from typing import Any
 
 FORMATS = frozenset(
-    {"const_string", "dispatch", "json_schema", "optional", "or", "plus", "regex", "sequence", "structural_tag"}
+    {
+        "any_text",
+        "const_string",
+        "dispatch",
+        "json_schema",
+        "optional",
+        "or",
+        "plus",
+        "regex",
+        "sequence",
+        "structural_tag",
+    }
     | {"tag", "triggered_tags"}
 )
 
@@ -32,10 +43,15 @@ def formats_in(values: list[Any]) -> Iterator[dict[str, Any]]:
 
 
 def parts_of_tag(tag: Any) -> Iterator[Any]:
-    """Its schemas, and each definition that one of them holds as a schema of its own."""
+    """Its schemas. In place of one that defines a `call`, the other definitions there, each of which stands for itself."""
     for place in objects_of_tag(tag):
-        if place.get("type") == "json_schema":
-            schema = place["json_schema"]
+        if place.get("type") != "json_schema":
+            continue
+        schema = place["json_schema"]
+        defined = schema.get("$defs", {}) if isinstance(schema, dict) else {}
+        if "call" not in defined:
             yield schema
-            for name in schema.get("$defs", {}) if isinstance(schema, dict) else ():
-                yield {"$ref": f"#/$defs/{name}", "$defs": schema["$defs"]}
+            continue
+        for name, one in defined.items():
+            if name != "call":
+                yield {"$ref": f"#/$defs/{name}", "$defs": {name: one}}
