@@ -32,6 +32,7 @@ REHEARSED_TOKENS = 48
 MASK_SECONDS = 0.1  # of CPU, that one mask may take in a rehearsal: masks are filled between two steps
 NICENESS = 10  # compiling gives way to steps
 MAX_WHITESPACE = 1  # characters between two parts of a JSON text: with more, small models write little else
+NO_TEXT = b"\xff"  # in no UTF-8
 READY = b"+"
 SPELLINGS = ("json", "text", "tags")
 
@@ -162,12 +163,14 @@ def spelling_of(kind: str) -> str:
 
 def tokenizer_info(vocabulary: Vocabulary, spelling: str) -> xgrammar.TokenizerInfo:
     """For JSON without control characters: JSON forbids them in strings, xgrammar allows some, and spaces do between parts.
-    For tags with the special tokens, which free text may hold and marks may be."""
+    For tags with the special tokens, which free text may hold and marks may be; ids that only pad the model are a byte there
+    that free text may hold too, so that it needs no mask, and nothing else."""
     tokens = vocabulary.tokens
     if spelling == "json":
         tokens = [b"" if token and min(token) < ord(" ") else token for token in tokens]
     if spelling == "tags":
-        tokens = [vocabulary.special.get(i, token) for i, token in enumerate(tokens)]
+        ends = frozenset(vocabulary.eos_token_ids)
+        tokens = [vocabulary.special.get(i, token or (b"" if i in ends else NO_TEXT)) for i, token in enumerate(tokens)]
     return xgrammar.TokenizerInfo(
         tokens,
         xgrammar.VocabType.RAW,

@@ -54,6 +54,7 @@ VOCABULARY = Vocabulary(
         *(text.encode() for text in SPELLED),
         *(b"" for _ in range(len(SPECIAL) + 1)),
         *(bytes([byte]) for byte in range(256)),
+        *[b""] * 7,  # which only pad the model
     ],
     eos_token_ids=[END],
     special=SPECIAL,
@@ -98,6 +99,8 @@ def written(matcher: TokenMatcher, draw: random.Random, most: int = 60) -> str |
         assert allowed, "nothing is allowed and nothing is at its end"
         likely = [token for token in allowed if token < BYTES[0]]
         token = draw.choice(likely if likely and draw.random() < 0.95 else allowed)
+        if token > BYTES[-1]:
+            continue
         if token == END:
             return spelled.decode(errors="replace")
         matcher.accept(token)
