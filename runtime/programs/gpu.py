@@ -115,10 +115,10 @@ class GpuProgram:
     ) -> tuple[Tensor, list[int], Measured | None]:
         rows = np.array([slices[i].row for i in sampling], np.int64)
         positions = np.array([slices[i].start + len(slices[i].tokens) for i in sampling], np.int64)
+        self._sampler.follow(slices)
         draws = self._sampler.draws(rows, positions) if bucket else None
         tokens = None if draws is None else self._forward.draw(bucket, draws)
         if tokens is None:
-            self._sampler.follow(slices)
             tokens = self._sampler.sample(logits, rows, positions)
         self._tables.last_tokens.index_copy_(0, self._tables.put(rows), tokens.int())
         return tokens.int(), *self._sampler.measure(logits, rows, tokens)
