@@ -38,9 +38,8 @@ class RowConstraints:
         self._end = np.packbits(end, bitorder="little").view(np.int32)  # the mask after a grammar's end
         self._ceilings = ceilings_of_bytes().to(device)
         self._followers: dict[int, Follower] = {}
-        self._forbids = np.zeros(
-            max_num_seqs, bool
-        )  # whether the row's mask does, in this step: free text passes unmasked
+        # Whether a row's mask forbids anything in this step: free text passes unmasked.
+        self._forbids = np.zeros(max_num_seqs, bool)
         self._masks = torch.empty((max_num_seqs, words), dtype=torch.int32)  # by row, on the host; no page until used
 
     def admit(self, arrival: Arrival) -> None:

@@ -10,9 +10,8 @@ class Vocabulary(msgspec.Struct, frozen=True, kw_only=True):
 
     tokens: list[bytes]
     eos_token_ids: list[int]
-    special: dict[
-        int, bytes
-    ] = {}  # what the special ones are written as, for texts that hold some: marks of calls, of thoughts
+    # What the special ones are written as, for texts that hold some: marks of calls, of thoughts.
+    special: dict[int, bytes] = {}
 
 
 class Compiled(msgspec.Struct, frozen=True, kw_only=True, tag="compiled"):

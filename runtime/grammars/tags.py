@@ -6,20 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 FORMATS = frozenset(
-    {
-        "any_text",
-        "const_string",
-        "dispatch",
-        "json_schema",
-        "optional",
-        "or",
-        "plus",
-        "regex",
-        "sequence",
-        "structural_tag",
-    }
-    | {"tag", "triggered_tags"}
-)
+    ("any_text", "const_string", "dispatch", "json_schema", "optional", "or", "plus", "regex", "sequence", "structural_tag", "tag",
+     "triggered_tags")
+)  # fmt: skip
 
 
 def objects_of_tag(tag: Any) -> Iterator[dict[str, Any]]:
