@@ -1,0 +1,295 @@
+"""Runs a kernel's clusters one after another: who runs next, who waits for what, and what a deadlock looks like.
+
+Threads that stand at the same instruction run it together; each has its own place in the code. `.aligned` and `.sync` instructions
+run once all their threads have come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from tests.ptx import access, arithmetic, meetings, warps
+from tests.ptx.barriers import Barriers
+from tests.ptx.copies import Box, Boxes, BoxMap, Copies, selected
+from tests.ptx.faults import Fault
+from tests.ptx.memory import SHARED_BASE, Global, Shared
+from tests.ptx.parse import Instruction, Kernel
+from tests.ptx.registers import Array, Registers, Threads
+from tests.ptx.wgmma import Wgmma
+
+PARAMS = 0x7 << 56  # where tensor maps' addresses begin
+NOTHING_TO_DO = {"griddepcontrol.launch_dependents", "createpolicy", "prefetch", "membar", "wgmma.fence"}
+PLAIN, BRANCH, RETURN, MEETING, WAITING = range(5)
+STUCK = 4  # rounds in which every wait gave up and nothing came of it
+
+
+class Machine:
+    def __init__(
+        self, kernel: Kernel, arguments: list[int | BoxMap], memory: Global, *, threads: int, grid: tuple[int, int, int], shared: int,
+        seed: int | None = None, early: frozenset[int] | None = None,
+    ) -> None:  # fmt: skip
+        """`seed`: of a random order; None: the lowest place in the code first, copies as late as can be."""
+        self.kernel, self.memory, self.grid, self.early = kernel, memory, grid, early
+        self.random = None if seed is None else np.random.default_rng(seed)
+        count = threads * kernel.cluster
+        self.threads, self.ids = threads, np.arange(count)
+        self.block, self.local = self.ids // threads, self.ids % threads
+        self.warp = self.ids // 32
+        self.warpgroup = self.block * -(-threads // 128) + self.local // 128
+        self.maps: dict[int, BoxMap] = {}
+        symbols = {name: SHARED_BASE + offset for name, offset in kernel.shared.items()}
+        symbols[kernel.dynamic] = dynamic = SHARED_BASE + -(-kernel.static_bytes // 16) * 16
+        for i, (name, value) in enumerate(zip(kernel.params, arguments, strict=True)):
+            if isinstance(value, BoxMap):
+                self.maps[PARAMS + i] = value
+            symbols[name] = PARAMS + i if isinstance(value, BoxMap) else value
+        self.shared_bytes = dynamic + shared - SHARED_BASE
+        self.registers = Registers(kernel.registers, count, symbols)
+        self.steps: list[Callable[[Threads], Any] | None] = [None] * len(kernel.code)
+        self.kinds = [kind_of(ins) for ins in kernel.code]
+        self.begin(0)
+
+    def begin(self, cluster: int) -> None:
+        """A fresh cluster."""
+        size, count = self.kernel.cluster, len(self.ids)
+        self.shared, self.barriers = Shared(size, self.shared_bytes), Barriers()
+        self.copies = Copies(self.memory, self.shared, count)
+        self.boxes = Boxes(self.memory, self.shared, self.barriers)
+        self.wgmma = Wgmma(self.registers, self.shared)
+        self.registers.forget()
+        self.waited, self.expired = np.zeros(count, bool), False
+        self.fenced: set[int] = set()  # products whose wgmma.fence was found
+        self.ready: dict[int, Array] = {0: self.ids}
+        self.parked: dict[int, Array] = {}  # at waits, which are tried again
+        self.meeting: dict[int, Array] = {}  # at instructions that not all their threads have reached
+        self.named = meetings.NamedBarriers(self.threads)
+        self.cluster = meetings.ClusterBarrier(count)
+        first = cluster * size
+        rank = first + self.block
+        x, y, _ = self.grid
+        self.registers.special.update({
+            "%tid.x": self.local, "%tid.y": 0 * self.ids, "%tid.z": 0 * self.ids, "%ntid.x": 0 * self.ids + self.threads,
+            "%ctaid.x": rank % x, "%ctaid.y": rank // x % y, "%ctaid.z": rank // (x * y), "%laneid": self.local % 32,
+            **{f"%nctaid.{axis}": 0 * self.ids + extent for axis, extent in zip("xyz", self.grid, strict=True)},
+        })  # fmt: skip
+
+    def run(self) -> None:
+        blocks = int(np.prod(self.grid))
+        if blocks % self.kernel.cluster or self.grid[0] % self.kernel.cluster:
+            raise Fault(f"a grid of {self.grid} is not made of clusters of {self.kernel.cluster}")
+        with np.errstate(all="ignore"):
+            for cluster in range(blocks // self.kernel.cluster):
+                self.begin(cluster)
+                self.run_cluster()
+
+    def run_cluster(self) -> None:
+        seen, rounds = -1, 0
+        while self.ready or self.parked or self.meeting or self.named.waiting:
+            if self.random is not None and self.boxes.under_way and self.random.random() < 0.05:
+                self.land_one()
+            if self.ready:
+                self.turn()
+            elif self.parked and self.barriers.events != seen:
+                seen, rounds = self.barriers.events, 0
+                self.wake()
+            elif self.boxes.under_way:
+                self.land_one()
+            elif self.parked and rounds < STUCK:
+                rounds, self.expired = rounds + 1, True
+                self.wake()
+            else:
+                raise Fault(self.deadlock())
+            if not self.ready:
+                self.expired = False
+        if self.boxes.under_way:
+            raise Fault(f"{len(self.boxes.under_way)} boxes were still under way when the blocks ended")
+
+    def wake(self) -> None:
+        parked, self.parked = self.parked, {}
+        for at, threads in parked.items():
+            self.put(at, threads)
+
+    def land_one(self) -> None:
+        which = 0 if self.random is None else int(self.random.integers(len(self.boxes.under_way)))
+        self.boxes.land(self.boxes.under_way[which])
+
+    def put(self, at: int, threads: Array) -> None:
+        if len(threads):
+            self.ready[at] = joined(self.ready.get(at), threads)
+
+    def turn(self) -> None:
+        if self.random is None:
+            at = min(self.ready)
+            threads = self.ready.pop(at)
+        else:
+            at = int(self.random.choice(list(self.ready)))
+            threads = self.ready.pop(at)
+            if self.random.random() < 0.3:  # some warps alone
+                chosen = self.random.random(int(self.warp[-1]) + 1)[self.warp[threads]] < 0.5
+                self.put(at, threads[~chosen])
+                threads = threads[chosen]
+        if len(threads):
+            try:
+                self.go(at, threads)
+            except Fault as fault:
+                if "source line" in str(fault):
+                    raise
+                raise Fault(f"{fault}, at {self.kernel.code[self.at].where()}, first thread {int(threads[0])}") from fault
+
+    def go(self, at: int, threads: Array) -> None:
+        """From `at` to the next instruction that others stand at, or that may part or hold these threads."""
+        s = compact(threads)
+        kinds, steps, ready = self.kinds, self.steps, self.ready
+        while kinds[at] == PLAIN:
+            self.at = at
+            step = steps[at] or self.compile(at)
+            step(s)
+            at += 1
+            if at in ready:
+                self.put(at, threads)
+                return
+        self.at = at
+        ins, kind = self.kernel.code[at], kinds[at]
+        if kind == BRANCH:
+            self.branch(at, ins, threads)
+        elif kind == RETURN:
+            self.leave(at, ins, threads)
+        elif kind == MEETING:
+            meetings.meet(self, at, ins, threads)
+        else:
+            meetings.wait(self, at, ins, threads)
+
+    def guard(self, ins: Instruction, threads: Array) -> Array:
+        """Which of `threads` an instruction's predicate lets run."""
+        if not ins.guard:
+            return np.ones(len(threads), bool)
+        found: Array = self.registers.row(ins.guard)[threads] != ins.negated
+        return found
+
+    def branch(self, at: int, ins: Instruction, threads: Array) -> None:
+        taken = self.guard(ins, threads)
+        self.put(self.kernel.labels[ins.operands[0]], threads[taken])
+        self.put(at + 1, threads[~taken])
+
+    def leave(self, at: int, ins: Instruction, threads: Array) -> None:
+        gone = self.guard(ins, threads)
+        self.put(at + 1, threads[~gone])
+        self.cluster.leave(int(gone.sum()))
+        self.barriers.events += 1
+
+    def compile(self, at: int) -> Callable[[Threads], Any]:
+        ins = self.kernel.code[at]
+        step = self.build(ins)
+        if ins.guard:
+            plain, row = step, self.registers.row(ins.guard)
+
+            def guarded(s: Threads) -> None:
+                chosen = self.ids[s][row[s] != ins.negated]
+                if len(chosen):
+                    plain(compact(chosen))
+
+            step = guarded
+        self.steps[at] = step
+        return step
+
+    def build(self, ins: Instruction) -> Callable[[Threads], Any]:
+        name, op = ins.opcode[0], ins.opcode
+        if ".".join(op[:2]) in NOTHING_TO_DO or name in NOTHING_TO_DO:
+            return lambda s: None
+        if op == ("griddepcontrol", "wait"):
+            return self.mark_waited
+        if name in ACCESSES:
+            return ACCESSES[name](self, ins)
+        if name in COLLECTIVES:
+            return COLLECTIVES[name](self.registers, ins)
+        if name == "mbarrier":
+            return meetings.mbarrier(self, ins)
+        if op[:2] == ("cp", "async"):
+            return self.copy(ins)
+        return arithmetic.step(ins, self.registers)
+
+    def mark_waited(self, s: Threads) -> None:
+        self.waited[s] = True
+
+    def copy(self, ins: Instruction) -> Callable[[Threads], Any]:
+        op, r = ins.opcode, self.registers
+        if op[2] == "commit_group":
+            return lambda s: self.copies.commit(self.ids[s])
+        if op[2] == "wait_group":
+            return lambda s: self.copies.wait(self.ids[s], int(ins.operands[0]))
+        if op[2] == "bulk":
+            return self.copy_box(ins)
+        if op[2:5] != ("cg", "shared", "global") or ins.operands[2] != "16":
+            raise Fault(f"unknown copy {ins.where()}")
+        index = access.shared_index(self, ins, r.address(ins.operands[0]), 16)
+        of, size = r.address(ins.operands[1]), r.source(ins.operands[3] if len(ins.operands) > 3 else "16", "u32")
+        return lambda s: self.copies.issue(
+            self.ids[s], index(s), selected(of(s), self.ids[s]), selected(size(s), self.ids[s])
+        )
+
+    def copy_box(self, ins: Instruction) -> Callable[[Threads], Any]:
+        if ins.opcode[3:5] != ("tensor", "2d") or "mbarrier::complete_tx::bytes" not in ins.opcode:
+            raise Fault(f"unknown copy {ins.where()}")
+        r = self.registers
+        to, bar = r.address(ins.operands[0]), r.address(ins.operands[2])
+        where, _, place = ins.operands[1].strip("[] ").partition(",")
+        of, (x, y) = r.address(where), (r.source(part.strip(), "s32") for part in place.strip(" {}").split(","))
+
+        def step(s: Threads) -> None:
+            threads = self.ids[s]
+            values = [selected(source(s), threads).tolist() for source in (to, of, x, y, bar)]
+            for thread, at, address, column, row, barrier in zip(threads, *values, strict=True):
+                block = int(self.block[thread])
+                index = int(self.shared.index(block, np.array([barrier]), 8)[0])
+                self.barriers.at(index)
+                if self.early is not None and not self.waited[thread] and self.maps[address].address >> 32 not in self.early:
+                    raise Fault("a box of what the previous kernel writes is asked for before griddepcontrol.wait")
+                self.boxes.issue(Box(map=self.maps[address], x=column, y=row, block=block, to=at, barrier=index))
+
+        return step
+
+    def deadlock(self) -> str:
+        lines = ["no thread can go on:"]
+        for what, places in (("waits", self.parked), ("not all came", self.meeting), *self.named.places()):
+            for at, threads in places.items():
+                spans = f"threads {int(threads[0])}-{int(threads[-1])} ({len(threads)})"
+                lines.append(f"  {what}: {spans} at {self.kernel.code[at].where()}")
+        lines += [f"  mbarrier at byte {i}: {bar}" for i, bar in sorted(self.barriers.found.items())]
+        return "\n".join(lines)
+
+
+ACCESSES: Mapping[str, Callable[..., Any]] = {
+    "ld": access.load, "st": access.store, "atom": access.atomic, "mapa": access.map_rank, "fence": access.fence,
+}  # fmt: skip
+COLLECTIVES: Mapping[str, Callable[..., Any]] = {
+    "shfl": warps.shuffle, "vote": warps.vote, "movmatrix": warps.transpose, "mma": warps.multiply,
+}  # fmt: skip
+
+
+def kind_of(ins: Instruction) -> int:
+    name = ins.opcode[0]
+    if name == "bra":
+        return BRANCH
+    if name in ("ret", "exit"):
+        return RETURN
+    if meetings.is_wait(ins):
+        return WAITING
+    return MEETING if meetings.size_of(ins) else PLAIN
+
+
+def compact(threads: Array) -> Threads:
+    """A slice where there is one: it reads registers without copying."""
+    first, last = int(threads[0]), int(threads[-1])
+    return slice(first, last + 1) if last - first + 1 == len(threads) else threads
+
+
+def joined(a: Array | None, b: Array) -> Array:
+    return b if a is None else np.sort(np.concatenate((a, b)))
+
+
+def with_address(argument: BoxMap, memory: Global) -> BoxMap:
+    return replace(argument, address=memory.add(argument.matrix))
