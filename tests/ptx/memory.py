@@ -19,6 +19,7 @@ SPAN = 32  # bits of an address within a tensor
 SHARED_BASE = 1024  # what the driver keeps of a block's shared memory for itself, on sm_90
 RANK = 24  # bits of an address within one block's shared memory; above: the block's rank + 1
 NOBODY = 0
+NEVER, PROMISED = 0, 1
 
 
 class Global:
@@ -77,7 +78,7 @@ class Shared:
         self.size = -(-(SHARED_BASE + size) // 1024) * 1024
         self.limit = SHARED_BASE + size
         self.data = np.full(blocks * self.size, 0xFF, np.uint8)  # NaN in every format
-        self.known = np.zeros(blocks * self.size, np.uint8)  # 0xff: holds what somebody wrote
+        self.known = np.full(blocks * self.size, NEVER, np.uint8)  # 0xff: holds what somebody wrote
         self.writer = np.zeros(blocks * self.size // 4, np.int32)  # of a word: thread + 1, by the generic proxy, not fenced yet
         self.blocks = blocks
 
@@ -115,7 +116,7 @@ class Shared:
         """A copy to these 16-byte pieces begins: until it lands they hold neither old nor new."""
         pieces = (index // 16)[:, None] + np.arange(size // 16)
         self.data.reshape(-1, 16)[pieces] = 0xFF
-        self.known.reshape(-1, 16)[pieces] = 0
+        self.known.reshape(-1, 16)[pieces] = PROMISED
 
     def fence(self, threads: Array, num_threads: int) -> None:
         """What `threads` wrote may be read by the async proxy (wgmma, TMA)."""
@@ -124,14 +125,13 @@ class Shared:
         self.writer[fenced[self.writer]] = NOBODY
 
     def operand(self, index: Array) -> Array:
-        """(..., 16) bytes at 16-byte pieces, as the async proxy reads them."""
+        """(..., 16) bytes at 16-byte pieces, as the async proxy reads them. What was never written is NaN: it may be of rows whose
+        products nobody wants."""
         pieces = index // 16
-        if not self.known.reshape(-1, 16)[pieces].all():
-            raise Fault(f"an operand's shared byte {self.unknown(pieces):#x} was never written, or a copy is on its way to it")
+        promised = (self.known.reshape(-1, 16)[pieces] == PROMISED).any(axis=-1)
+        if promised.any():
+            raise Fault(f"an operand's shared byte {int(pieces[promised][0]) * 16 % self.size:#x} is read, which a copy is on its way to")
         if self.writer.reshape(-1, 4)[pieces].any():
             thread = int(self.writer.reshape(-1, 4)[pieces].max()) - 1
             raise Fault(f"an operand holds what thread {thread} wrote without fence.proxy.async")
         return self.data.reshape(-1, 16)[pieces]
-
-    def unknown(self, pieces: Array) -> int:
-        return int(pieces[~self.known.reshape(-1, 16)[pieces].all(axis=-1)][0]) * 16 % self.size

@@ -18,14 +18,16 @@ G, C = LANE // 4, LANE % 4
 
 
 def shuffle(r: Registers, ins: Instruction) -> Any:
-    if ins.opcode != ("shfl", "sync", "bfly", "b32") or ins.operands[3] != "31":
+    if ins.opcode != ("shfl", "sync", "bfly", "b32"):
         raise Fault(f"unknown shuffle {ins.where()}")
     out, _, valid = ins.operands[0].partition("|")
     put, put_valid = r.target(out, "b32"), r.target(valid or "_", "pred")
-    value, distance, mask = (r.source(ins.operands[i], "b32") for i in (1, 2, 4))
+    value, distance, clamp, mask = (r.source(operand, "b32") for operand in ins.operands[1:])
 
     def step(s: Threads) -> None:
         whole(mask(s), ins)
+        if (np.asarray(clamp(s)) != 31).any():
+            raise Fault(f"unknown shuffle {ins.where()}")
         values = value(s).reshape(-1, 32)
         lanes = LANE ^ np.broadcast_to(distance(s), values.size).reshape(-1, 32).astype(np.int64)
         put(s, np.take_along_axis(values, lanes, axis=1).reshape(-1))
