@@ -50,7 +50,8 @@ class Copies:
 
     def issue(self, threads: Array, to: Array, of: Array, size: Array) -> None:
         self._shared.promise(to, PIECE)
-        self._under_way.append(Pieces(threads, self._group[threads], to, of, size))
+        # Copies: operands are views of registers, which will hold other values when this lands.
+        self._under_way.append(Pieces(threads, self._group[threads], to.copy(), of.copy(), size.copy()))
 
     def commit(self, threads: Array) -> None:
         self._group[threads] += 1
