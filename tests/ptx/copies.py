@@ -18,7 +18,7 @@ from tests.ptx.registers import Array
 PIECE = 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class BoxMap:
     """A CUtensorMap of bytes: boxes 128 bytes wide, 128-byte swizzle, zeros outside."""
 
@@ -79,7 +79,7 @@ class Copies:
         self._shared.store(p.to, words, p.threads)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class Box:
     map: BoxMap
     x: int
