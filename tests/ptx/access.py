@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import numpy as np
-
 from tests.ptx.barriers import Barriers
 from tests.ptx.faults import Fault
 from tests.ptx.memory import UNSIGNED, Global, Shared

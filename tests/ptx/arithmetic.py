@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-
 from tests.ptx import formats
 from tests.ptx.faults import Fault
 from tests.ptx.parse import Instruction
@@ -161,7 +160,11 @@ def move(ins: Instruction, r: Registers) -> Step:
     if to.startswith("{"):
         pieces = parts(to)
         width = int(kind[1:]) // len(pieces)
-        targets, source, narrow = [r.target(piece, f"b{width}") for piece in pieces], r.source(of, kind), DTYPES[f"b{width}"]
+        targets, source, narrow = (
+            [r.target(piece, f"b{width}") for piece in pieces],
+            r.source(of, kind),
+            DTYPES[f"b{width}"],
+        )
 
         def scatter(s: Threads) -> None:
             value = source(s)
@@ -208,7 +211,10 @@ def pack(ins: Instruction, r: Registers, to: str) -> Step:
     high, low = (r.source(operand, "f32") for operand in ins.operands[1:])
 
     def both(s: Threads) -> None:
-        put(s, f(np.atleast_1d(low(s))).astype(np.uint32) | f(np.atleast_1d(high(s))).astype(np.uint32) << np.uint32(half))
+        put(
+            s,
+            f(np.atleast_1d(low(s))).astype(np.uint32) | f(np.atleast_1d(high(s))).astype(np.uint32) << np.uint32(half),
+        )
 
     return both
 

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor
-
 from tests.ptx.barriers import Barriers
 from tests.ptx.faults import Fault
 from tests.ptx.memory import Global, Shared
 from tests.ptx.registers import Array
+from torch import Tensor
 
 PIECE = 16
 

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 import torch
-
-from ingot.plugins.attention import launch as attention
-from ingot.plugins.linear import bulk
-from ingot.plugins.linear import launch as linear
 from tests.ptx.compile import ptx_of
 from tests.ptx.copies import BoxMap
 from tests.ptx.machine import Machine, with_address
 from tests.ptx.memory import Global
 from tests.ptx.parse import parse
+
+from ingot.plugins.attention import launch as attention
+from ingot.plugins.linear import bulk
+from ingot.plugins.linear import launch as linear
 
 WEIGHTS = {"skinny": (2,), "skinny_int4": (2, 3), "bulk": (2,)}  # arguments that no kernel before writes
 
@@ -88,10 +88,15 @@ def interpreted(setting: Setting) -> Iterator[Setting]:
     def kernel(source: Path, name: str, defines: Mapping[str, int], *, shared: int = 0) -> PtxKernel:
         return PtxKernel(source, name, tuple(sorted(defines.items())), shared, setting)
 
+    before = torch.are_deterministic_algorithms_enabled()
     with pytest.MonkeyPatch.context() as patch:
+        torch.use_deterministic_algorithms(True)  # torch.empty then gives NaN, which outputs are until they are written
         for module in (attention, linear, bulk):
             patch.setattr(module, "kernel", kernel)
         patch.setattr(bulk, "row_boxes", row_boxes)
         patch.setattr(attention, "capability", lambda: (9, 0))
         patch.setattr(attention, "num_processors", lambda: setting.processors)
-        yield setting
+        try:
+            yield setting
+        finally:
+            torch.use_deterministic_algorithms(before)

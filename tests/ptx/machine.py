@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-
 from tests.ptx import access, arithmetic, meetings, warps
 from tests.ptx.barriers import Barriers
 from tests.ptx.copies import Box, Boxes, BoxMap, Copies, selected
@@ -138,7 +137,9 @@ class Machine:
             except Fault as fault:
                 if "source line" in str(fault):
                     raise
-                raise Fault(f"{fault}, at {self.kernel.code[self.at].where()}, first thread {int(threads[0])}") from fault
+                raise Fault(
+                    f"{fault}, at {self.kernel.code[self.at].where()}, first thread {int(threads[0])}"
+                ) from fault
 
     def go(self, at: int, threads: Array) -> None:
         """From `at` to the next instruction that others stand at, or that may part or hold these threads."""
@@ -246,7 +247,11 @@ class Machine:
                 block = int(self.block[thread])
                 index = int(self.shared.index(block, np.array([barrier]), 8)[0])
                 self.barriers.at(index)
-                if self.early is not None and not self.waited[thread] and self.maps[address].address >> 32 not in self.early:
+                if (
+                    self.early is not None
+                    and not self.waited[thread]
+                    and self.maps[address].address >> 32 not in self.early
+                ):
                     raise Fault("a box of what the previous kernel writes is asked for before griddepcontrol.wait")
                 self.boxes.issue(Box(map=self.maps[address], x=column, y=row, block=block, to=at, barrier=index))
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
 from tests.ptx.faults import Fault
 from tests.ptx.parse import Instruction
 from tests.ptx.registers import Array, Threads
@@ -22,7 +21,10 @@ def size_of(ins: Instruction) -> int:
     """How many threads run this together; 0: each by itself."""
     if ins.opcode[:2] == ("wgmma", "mma_async") or ins.opcode[0] == "setmaxnreg":
         return WARPGROUP
-    if ins.opcode[0] in ("shfl", "vote", "movmatrix", "mma", "wgmma") or ins.opcode[:2] in (("bar", "warp"), ("barrier", "cluster")):
+    if ins.opcode[0] in ("shfl", "vote", "movmatrix", "mma", "wgmma") or ins.opcode[:2] in (
+        ("bar", "warp"),
+        ("barrier", "cluster"),
+    ):
         return WARP
     return 0
 

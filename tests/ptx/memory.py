@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, uint8
-
 from tests.ptx.faults import Fault
+from torch import Tensor, uint8
 
 Array = NDArray[Any]
 UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
@@ -42,7 +41,11 @@ class Global:
         parts = []
         owners = address >> SPAN
         first = owners[0]
-        groups = [(slice(None), int(first))] if (owners == first).all() else [(owners == o, int(o)) for o in np.unique(owners)]
+        groups = (
+            [(slice(None), int(first))]
+            if (owners == first).all()
+            else [(owners == o, int(o)) for o in np.unique(owners)]
+        )
         for lanes, owner in groups:
             offset = address[lanes] & ((1 << SPAN) - 1)
             if not 1 <= owner <= len(self._tensors):
@@ -79,7 +82,9 @@ class Shared:
         self.limit = SHARED_BASE + size
         self.data = np.full(blocks * self.size, 0xFF, np.uint8)  # NaN in every format
         self.known = np.full(blocks * self.size, NEVER, np.uint8)  # 0xff: holds what somebody wrote
-        self.writer = np.zeros(blocks * self.size // 4, np.int32)  # of a word: thread + 1, by the generic proxy, not fenced yet
+        self.writer = np.zeros(
+            blocks * self.size // 4, np.int32
+        )  # of a word: thread + 1, by the generic proxy, not fenced yet
         self.blocks = blocks
 
     def index(self, block: Array | int, address: Array, size: int) -> Array:
@@ -101,7 +106,9 @@ class Shared:
         known = self.known.view(UNSIGNED[width])[words] == np.iinfo(UNSIGNED[width]).max
         if not known.all():
             lane = int(np.argmin(known.all(axis=1)))
-            raise Fault(f"shared byte {int(index[lane]) % self.size:#x} is read, which nobody wrote or a copy is on its way to")
+            raise Fault(
+                f"shared byte {int(index[lane]) % self.size:#x} is read, which nobody wrote or a copy is on its way to"
+            )
         return self.data.view(UNSIGNED[width])[words]
 
     def store(self, index: Array, values: Array, threads: Array) -> None:
@@ -130,7 +137,9 @@ class Shared:
         pieces = index // 16
         promised = (self.known.reshape(-1, 16)[pieces] == PROMISED).any(axis=-1)
         if promised.any():
-            raise Fault(f"an operand's shared byte {int(pieces[promised][0]) * 16 % self.size:#x} is read, which a copy is on its way to")
+            raise Fault(
+                f"an operand's shared byte {int(pieces[promised][0]) * 16 % self.size:#x} is read, which a copy is on its way to"
+            )
         if self.writer.reshape(-1, 4)[pieces].any():
             thread = int(self.writer.reshape(-1, 4)[pieces].max()) - 1
             raise Fault(f"an operand holds what thread {thread} wrote without fence.proxy.async")

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from tests.ptx.faults import Fault
 
 Array = NDArray[Any]
@@ -87,7 +86,7 @@ class Registers:
             bits = np.array([self._symbols[text] & ((1 << 8 * dtype.itemsize) - 1)], f"u{dtype.itemsize}")
             return bits.view(dtype)[0]
         if text[:2] in ("0f", "0F"):
-            bits = np.array([int(text[2:], 16)], np.uint32)
+            bits = np.frombuffer(bytes.fromhex(text[2:]), ">u4").astype(np.uint32)
             return bits.view(np.float32)[0].astype(dtype) if dtype.kind == "f" else bits.astype(dtype)[0]
         if dtype.kind == "f":
             return dtype.type(float(text))

@@ -7,7 +7,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-
 from tests.ptx import formats
 from tests.ptx.faults import Fault
 from tests.ptx.parse import Instruction
@@ -39,7 +38,11 @@ def shuffle(r: Registers, ins: Instruction) -> Any:
 def vote(r: Registers, ins: Instruction) -> Any:
     if ins.opcode != ("vote", "sync", "any", "pred"):
         raise Fault(f"unknown vote {ins.where()}")
-    put, value, mask = r.target(ins.operands[0], "pred"), r.source(ins.operands[1], "pred"), r.source(ins.operands[2], "b32")
+    put, value, mask = (
+        r.target(ins.operands[0], "pred"),
+        r.source(ins.operands[1], "pred"),
+        r.source(ins.operands[2], "b32"),
+    )
 
     def step(s: Threads) -> None:
         whole(mask(s), ins)

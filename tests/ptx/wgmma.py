@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-
 from tests.ptx import formats
 from tests.ptx.faults import Fault
 from tests.ptx.memory import Shared
@@ -96,13 +94,22 @@ class Wgmma:
     def issue(self, ins: Instruction, threads: Array, block: int) -> None:
         """For one warpgroup's 128 threads."""
         shape = re.fullmatch(r"m64n(\d+)k(\d+)", ins.opcode[4])
-        if not shape or ins.opcode[5] != "f32" or ins.opcode[6] != ins.opcode[7] or (shape[2], ins.opcode[6]) not in INPUTS:
+        if (
+            not shape
+            or ins.opcode[5] != "f32"
+            or ins.opcode[6] != ins.opcode[7]
+            or (shape[2], ins.opcode[6]) not in INPUTS
+        ):
             raise Fault(f"unknown product {ins.where()}")
         n, kind = int(shape[1]), ins.opcode[6]
         from_registers = ins.operands[1].startswith("{")
         scales = ins.operands[4:6]
         transposed = ins.operands[6:]
-        if scales != ("1", "1") or transposed not in {(), ("0", "0"), ("0",), ("1",)} or (from_registers and len(transposed) > 1):
+        if (
+            scales != ("1", "1")
+            or transposed not in {(), ("0", "0"), ("0",), ("1",)}
+            or (from_registers and len(transposed) > 1)
+        ):
             raise Fault(f"unknown operands {ins.where()}")
         a = self.fragment(ins, threads, kind) if from_registers else self.same(ins.operands[1], threads, "b64")
         product = Product(
