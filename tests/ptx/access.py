@@ -82,7 +82,7 @@ def load(m: State, ins: Instruction) -> Any:
         where = global_address(m, address)
         return lambda s: deliver(s, m.memory.load(where(s), width, count))
     index = shared_index(m, ins, address, width * count)
-    return lambda s: deliver(s, m.shared.load(index(s), width, count))
+    return lambda s: deliver(s, m.shared.load(index(s), width, count, m.ids[s]))
 
 
 def store(m: State, ins: Instruction) -> Any:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 from tests.ptx.faults import Fault
+from tests.ptx.races import Array, Races
 
 MOST_ARRIVALS = (1 << 20) - 1
 
@@ -47,6 +49,7 @@ class Barrier:
 class Barriers:
     """All of a cluster, by byte index in its shared memory. `events` counts what may let somebody go on."""
 
+    races: Races
     found: dict[int, Barrier] = field(default_factory=dict)
     events: int = 0
 
@@ -62,13 +65,23 @@ class Barriers:
             raise Fault(f"there is no mbarrier at byte {index}")
         return self.found[index]
 
-    def arrive(self, index: int, expect: int = 0) -> None:
+    def arrive(self, index: int, thread: int, expect: int = 0) -> None:
         barrier = self.at(index)
+        phase = barrier.phase
+        self.races.release(index, np.array([thread]))
         if expect:
             barrier.move(expect)
         barrier.arrive()
-        self.events += 1
+        self.after(index, phase)
 
-    def complete(self, index: int, count: int) -> None:
+    def complete(self, index: int, count: int, clock: Array) -> None:
+        """Bytes of a copy, whose issuer's clock was `clock`."""
+        phase = self.at(index).phase
+        self.races.add(index, clock)
         self.at(index).move(-count)
+        self.after(index, phase)
+
+    def after(self, index: int, phase: int) -> None:
         self.events += 1
+        if self.found[index].phase > phase:
+            self.races.complete(index)

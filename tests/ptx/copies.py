@@ -4,15 +4,21 @@ machine lets them. From the issue on, what they will overwrite can no longer be 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tests.ptx.access import shared_index
 from tests.ptx.barriers import Barriers
 from tests.ptx.faults import Fault
-from tests.ptx.memory import Global, Shared
-from tests.ptx.registers import Array
+from tests.ptx.memory import Global, Shared, words_of
+from tests.ptx.parse import Instruction
+from tests.ptx.registers import Array, Threads
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from tests.ptx.machine import Machine
 
 PIECE = 16
 
@@ -48,7 +54,7 @@ class Copies:
         self._under_way: list[Pieces] = []
 
     def issue(self, threads: Array, to: Array, of: Array, size: Array) -> None:
-        self._shared.promise(to, PIECE)
+        self._shared.promise(to, threads)
         # Copies: operands are views of registers, which will hold other values when this lands.
         self._under_way.append(Pieces(threads, self._group[threads], to.copy(), of.copy(), size.copy()))
 
@@ -86,6 +92,8 @@ class Box:
     block: int
     to: int  # shared address
     barrier: int  # byte index
+    thread: int  # who asked for it
+    clock: Array  # what that thread had seen then
 
 
 class Boxes:
@@ -98,8 +106,9 @@ class Boxes:
     def issue(self, box: Box) -> None:
         if box.to % 128 or box.map.box_rows > 256 or box.map.row_bytes % 16:
             raise Fault(f"a box of {box.map.box_rows} rows of {box.map.row_bytes} bytes goes to {box.to:#x}: forbidden")
-        self._shared.promise(self.places(box).reshape(-1), PIECE)
+        self._shared.promise(self.places(box).reshape(-1), np.array([box.thread]))
         self.under_way.append(box)
+        self._shared.races.begin(np.array([box.thread]))
 
     def places(self, box: Box) -> Array:
         """Byte index (rows, 8) of each 16-byte piece: bits 4-6 of an address take in bits 7-9."""
@@ -120,9 +129,54 @@ class Boxes:
             raise Fault(f"a box lands at {box.to:#x}, where a thread wrote without fence.proxy.async")
         self._shared.data.reshape(-1, PIECE)[pieces] = data.reshape(-1, 8, PIECE)
         self._shared.known.reshape(-1, PIECE)[pieces] = 0xFF
-        self._barriers.complete(box.barrier, data.size)
+        thread = np.array([box.thread])
+        self._shared.races.wrote(thread, words_of(pieces)[None], box.clock[thread])
+        self._barriers.complete(box.barrier, data.size, box.clock)
 
 
 def selected(values: Any, threads: Array) -> Array:
     """An operand's values over `threads`, of which it may be one for all."""
     return np.broadcast_to(values, threads.shape)
+
+
+def build(m: Machine, ins: Instruction) -> Callable[[Threads], Any]:
+    """cp.async and cp.async.bulk.tensor.2d."""
+    op, r = ins.opcode, m.registers
+    if op[2] == "commit_group":
+        return lambda s: m.copies.commit(m.ids[s])
+    if op[2] == "wait_group":
+        return lambda s: m.copies.wait(m.ids[s], int(ins.operands[0]))
+    if op[2] == "bulk":
+        return copy_box(m, ins)
+    if op[2:5] != ("cg", "shared", "global") or ins.operands[2] != "16":
+        raise Fault(f"unknown copy {ins.where()}")
+    index = shared_index(m, ins, r.address(ins.operands[0]), 16)
+    of, size = r.address(ins.operands[1]), r.source(ins.operands[3] if len(ins.operands) > 3 else "16", "u32")
+    return lambda s: m.copies.issue(m.ids[s], index(s), selected(of(s), m.ids[s]), selected(size(s), m.ids[s]))
+
+
+def copy_box(m: Machine, ins: Instruction) -> Callable[[Threads], Any]:
+    if ins.opcode[3:5] != ("tensor", "2d") or "mbarrier::complete_tx::bytes" not in ins.opcode:
+        raise Fault(f"unknown copy {ins.where()}")
+    r = m.registers
+    to, bar = r.address(ins.operands[0]), r.address(ins.operands[2])
+    where, _, place = ins.operands[1].strip("[] ").partition(",")
+    of, (x, y) = r.address(where), (r.source(part.strip(), "s32") for part in place.strip(" {}").split(","))
+
+    def step(s: Threads) -> None:
+        threads = m.ids[s]
+        values = [selected(source(s), threads).tolist() for source in (to, of, x, y, bar)]
+        for thread, at, address, column, row, barrier in zip(threads, *values, strict=True):
+            block = int(m.block[thread])
+            index = int(m.shared.index(block, np.array([barrier]), 8)[0])
+            m.barriers.at(index)
+            if m.early is not None and not m.waited[thread] and m.maps[address].address >> 32 not in m.early:
+                raise Fault("a box of what the previous kernel writes is asked for before griddepcontrol.wait")
+            m.boxes.issue(
+                Box(
+                    map=m.maps[address], x=column, y=row, block=block, to=at, barrier=index, thread=int(thread),
+                    clock=m.races.seen[thread].copy(),
+                )
+            )  # fmt: skip
+
+    return step

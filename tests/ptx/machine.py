@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from tests.ptx import access, arithmetic, meetings, warps
+from tests.ptx import access, arithmetic, copies, meetings, warps
 from tests.ptx.barriers import Barriers
-from tests.ptx.copies import Box, Boxes, BoxMap, Copies, selected
+from tests.ptx.copies import Boxes, BoxMap, Copies
 from tests.ptx.faults import Fault
 from tests.ptx.memory import SHARED_BASE, Global, Shared
 from tests.ptx.parse import Instruction, Kernel
@@ -55,7 +55,9 @@ class Machine:
     def begin(self, cluster: int) -> None:
         """A fresh cluster."""
         size, count = self.kernel.cluster, len(self.ids)
-        self.shared, self.barriers = Shared(size, self.shared_bytes), Barriers()
+        self.shared = Shared(size, self.shared_bytes, count)
+        self.races, self.left = self.shared.races, np.zeros(size, int)
+        self.barriers = Barriers(self.races)
         self.copies = Copies(self.memory, self.shared, count)
         self.boxes = Boxes(self.memory, self.shared, self.barriers)
         self.wgmma = Wgmma(self.registers, self.shared)
@@ -179,7 +181,8 @@ class Machine:
     def leave(self, at: int, ins: Instruction, threads: Array) -> None:
         gone = self.guard(ins, threads)
         self.put(at + 1, threads[~gone])
-        self.cluster.leave(int(gone.sum()))
+        if meetings.left(self, threads[gone]):
+            self.races.complete(meetings.CLUSTER)
         self.barriers.events += 1
 
     def compile(self, at: int) -> Callable[[Threads], Any]:
@@ -210,52 +213,11 @@ class Machine:
         if name == "mbarrier":
             return meetings.mbarrier(self, ins)
         if op[:2] == ("cp", "async"):
-            return self.copy(ins)
+            return copies.build(self, ins)
         return arithmetic.step(ins, self.registers)
 
     def mark_waited(self, s: Threads) -> None:
         self.waited[s] = True
-
-    def copy(self, ins: Instruction) -> Callable[[Threads], Any]:
-        op, r = ins.opcode, self.registers
-        if op[2] == "commit_group":
-            return lambda s: self.copies.commit(self.ids[s])
-        if op[2] == "wait_group":
-            return lambda s: self.copies.wait(self.ids[s], int(ins.operands[0]))
-        if op[2] == "bulk":
-            return self.copy_box(ins)
-        if op[2:5] != ("cg", "shared", "global") or ins.operands[2] != "16":
-            raise Fault(f"unknown copy {ins.where()}")
-        index = access.shared_index(self, ins, r.address(ins.operands[0]), 16)
-        of, size = r.address(ins.operands[1]), r.source(ins.operands[3] if len(ins.operands) > 3 else "16", "u32")
-        return lambda s: self.copies.issue(
-            self.ids[s], index(s), selected(of(s), self.ids[s]), selected(size(s), self.ids[s])
-        )
-
-    def copy_box(self, ins: Instruction) -> Callable[[Threads], Any]:
-        if ins.opcode[3:5] != ("tensor", "2d") or "mbarrier::complete_tx::bytes" not in ins.opcode:
-            raise Fault(f"unknown copy {ins.where()}")
-        r = self.registers
-        to, bar = r.address(ins.operands[0]), r.address(ins.operands[2])
-        where, _, place = ins.operands[1].strip("[] ").partition(",")
-        of, (x, y) = r.address(where), (r.source(part.strip(), "s32") for part in place.strip(" {}").split(","))
-
-        def step(s: Threads) -> None:
-            threads = self.ids[s]
-            values = [selected(source(s), threads).tolist() for source in (to, of, x, y, bar)]
-            for thread, at, address, column, row, barrier in zip(threads, *values, strict=True):
-                block = int(self.block[thread])
-                index = int(self.shared.index(block, np.array([barrier]), 8)[0])
-                self.barriers.at(index)
-                if (
-                    self.early is not None
-                    and not self.waited[thread]
-                    and self.maps[address].address >> 32 not in self.early
-                ):
-                    raise Fault("a box of what the previous kernel writes is asked for before griddepcontrol.wait")
-                self.boxes.issue(Box(map=self.maps[address], x=column, y=row, block=block, to=at, barrier=index))
-
-        return step
 
     def deadlock(self) -> str:
         lines = ["no thread can go on:"]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tests.ptx.machine import Machine
 
 WARP, WARPGROUP = 32, 128
+CLUSTER = "cluster"  # its barrier's key among the clocks
 OFTEN = 0.2  # how often, in random order, a wait gives up at once
 
 
@@ -50,9 +51,11 @@ def meet(m: Machine, at: int, ins: Instruction, threads: Array) -> None:
     if ins.opcode[:2] == ("barrier", "cluster"):
         cluster(m, at, ins, going)
         return
-    if ins.opcode[0] == "wgmma":
+    if ins.opcode[0] == "bar":
+        m.races.meet(going, WARP)
+    elif ins.opcode[0] == "wgmma":
         products(m, at, ins, going)
-    elif ins.opcode[0] not in ("bar", "setmaxnreg"):
+    elif ins.opcode[0] != "setmaxnreg":
         first, last = int(going[0]), int(going[-1])
         step = m.steps[at] or m.compile(at)
         step(slice(first, last + 1) if last - first + 1 == len(going) else going)
@@ -109,21 +112,24 @@ class ClusterBarrier:
     arrived: int = 0
     own: dict[int, int] = field(default_factory=dict)  # the phase that a thread has arrived in, plus one
 
-    def arrive(self, threads: Array) -> None:
+    def arrive(self, threads: Array) -> bool:
         for thread in threads.tolist():
             if self.own.get(thread, 0) > self.phase:
                 raise Fault(f"thread {thread} arrives twice at the cluster's barrier")
             self.own[thread] = self.phase + 1
         self.arrived += len(threads)
-        self.finish()
+        return self.finish()
 
-    def leave(self, count: int) -> None:
+    def leave(self, count: int) -> bool:
         self.threads -= count
-        self.finish()
+        return self.finish()
 
-    def finish(self) -> None:
-        if self.arrived and self.arrived >= self.threads:
+    def finish(self) -> bool:
+        """Whether a phase is over."""
+        over = 0 < self.arrived >= self.threads
+        if over:
             self.phase, self.arrived = self.phase + 1, 0
+        return over
 
     def passed(self, thread: int) -> bool:
         if thread not in self.own:
@@ -133,14 +139,24 @@ class ClusterBarrier:
 
 def cluster(m: Machine, at: int, ins: Instruction, threads: Array) -> None:
     if ins.opcode[2] == "arrive":
-        m.cluster.arrive(threads)
+        m.races.release(CLUSTER, threads)
+        if m.cluster.arrive(threads):
+            m.races.complete(CLUSTER)
         m.barriers.events += 1
         m.put(at + 1, threads)
         return
     passed = np.array([m.cluster.passed(thread) for thread in threads.tolist()])
+    m.races.acquire(CLUSTER, threads[passed])
     m.put(at + 1, threads[passed])
     if not passed.all():
         m.parked[at] = np.sort(np.concatenate((m.parked.get(at, threads[:0]), threads[~passed])))
+
+
+def left(m: Machine, threads: Array) -> bool:
+    """`threads` are done; whether that ends a phase of the cluster's barrier. Nobody may use the memory of a block that is gone."""
+    np.add.at(m.left, m.block[threads], 1)
+    m.shared.gone = m.left == m.threads
+    return m.cluster.leave(len(threads))
 
 
 def wait(m: Machine, at: int, ins: Instruction, threads: Array) -> None:
@@ -155,6 +171,9 @@ def wait(m: Machine, at: int, ins: Instruction, threads: Array) -> None:
     index = m.shared.index(m.block[threads], np.broadcast_to(r.address(ins.operands[1])(threads), threads.shape), 8)
     parity = np.broadcast_to(r.source(ins.operands[2], "u32")(threads), threads.shape)
     done = np.array([m.barriers.at(i).passed(p) for i, p in zip(index.tolist(), parity.tolist(), strict=True)])
+    m.races.follow(threads, index[:, None] // 4)
+    for key in set(index[done].tolist()):
+        m.races.acquire(key, threads[done & (index == key)])
     gives_up = m.expired or (m.random is not None and m.random.random() < OFTEN)
     going = np.ones(len(threads), bool) if gives_up else done
     r.row(ins.operands[0])[threads[going]] = done[going]
@@ -178,6 +197,7 @@ def named(m: Machine, at: int, ins: Instruction, threads: Array) -> None:
         if total == count:
             del m.named.waiting[block, name]
             m.barriers.events += 1
+            m.races.meet(np.concatenate([part for _, part in found]), count)
             for place, part in found:
                 m.put(place + 1, part)
 
@@ -202,10 +222,14 @@ def mbarrier(m: Machine, ins: Instruction) -> Any:
             raise Fault("an mbarrier of another block is used as one's own")
         index = m.shared.index(m.block[s], where, 8)
         counts = np.broadcast_to(0 if count is None else count(s), threads.shape)
-        for i, n in zip(index.tolist(), counts.tolist(), strict=True):
+        if init:
+            m.races.write(threads, index[:, None] // 4)
+        else:
+            m.races.follow(threads, index[:, None] // 4)
+        for thread, i, n in zip(threads.tolist(), index.tolist(), counts.tolist(), strict=True):
             if init:
                 m.barriers.init(i, n)
             else:
-                m.barriers.arrive(i, n)
+                m.barriers.arrive(i, thread, n)
 
     return step

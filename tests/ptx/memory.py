@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from tests.ptx.faults import Fault
+from tests.ptx.races import Races
 from torch import Tensor, uint8
 
 Array = NDArray[Any]
-UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+UNSIGNED: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 SPAN = 32  # bits of an address within a tensor
 SHARED_BASE = 1024  # what the driver keeps of a block's shared memory for itself, on sm_90
 RANK = 24  # bits of an address within one block's shared memory; above: the block's rank + 1
@@ -77,7 +78,7 @@ class Global:
 class Shared:
     """Addresses within a block begin at SHARED_BASE; an index counts bytes over all blocks of the cluster."""
 
-    def __init__(self, blocks: int, size: int) -> None:
+    def __init__(self, blocks: int, size: int, threads: int) -> None:
         self.size = -(-(SHARED_BASE + size) // 1024) * 1024
         self.limit = SHARED_BASE + size
         self.data = np.full(blocks * self.size, 0xFF, np.uint8)  # NaN in every format
@@ -86,6 +87,8 @@ class Shared:
             blocks * self.size // 4, np.int32
         )  # of a word: thread + 1, by the generic proxy, not fenced yet
         self.blocks = blocks
+        self.gone = np.zeros(blocks, bool)  # whose threads have all ended
+        self.races = Races(threads, blocks * self.size // 4)
 
     def index(self, block: Array | int, address: Array, size: int) -> Array:
         """Of shared::cta or shared::cluster addresses that threads of `block` use."""
@@ -95,14 +98,17 @@ class Shared:
             block = np.where(rank > 0, rank - 1, block)
             if (block >= self.blocks).any():
                 raise Fault(f"shared address {int(address[np.argmax(block)]):#x} is of no block of the cluster")
+            if self.gone[block].any():
+                raise Fault("the shared memory of a block is used that has ended")
         if (where & (size - 1)).any():
             raise Fault(f"shared address {int(where[np.argmax(where & (size - 1))]):#x} is not aligned to {size} bytes")
         if where.min() < SHARED_BASE or where.max() + size > self.limit:
             raise Fault(f"shared address {int(where.max()):#x} is outside {SHARED_BASE:#x} to {self.limit:#x}")
         return block * self.size + where
 
-    def load(self, index: Array, width: int, count: int) -> Array:
+    def load(self, index: Array, width: int, count: int, threads: Array) -> Array:
         words = (index // width)[:, None] + np.arange(count)
+        self.races.read(threads, words * width // 4)
         known = self.known.view(UNSIGNED[width])[words] == np.iinfo(UNSIGNED[width]).max
         if not known.all():
             lane = int(np.argmin(known.all(axis=1)))
@@ -115,13 +121,15 @@ class Shared:
         """By the generic proxy."""
         width, count = values.dtype.itemsize, values.shape[1]
         words = (index // width)[:, None] + np.arange(count)
+        self.races.write(threads, words * width // 4)
         self.data.view(UNSIGNED[width])[words] = values
         self.known.view(UNSIGNED[width])[words] = np.iinfo(UNSIGNED[width]).max
         self.writer[words * width // 4] = (threads + 1)[:, None]
 
-    def promise(self, index: Array, size: int) -> None:
-        """A copy to these 16-byte pieces begins: until it lands they hold neither old nor new."""
-        pieces = (index // 16)[:, None] + np.arange(size // 16)
+    def promise(self, index: Array, threads: Array) -> None:
+        """`threads` begin copies to these 16-byte pieces: until they land they hold neither old nor new."""
+        pieces = index // 16
+        self.races.may_write(threads, words_of(pieces)[None] if len(threads) == 1 else words_of(pieces).reshape(-1, 4))
         self.data.reshape(-1, 16)[pieces] = 0xFF
         self.known.reshape(-1, 16)[pieces] = PROMISED
 
@@ -131,10 +139,11 @@ class Shared:
         fenced[threads + 1] = True
         self.writer[fenced[self.writer]] = NOBODY
 
-    def operand(self, index: Array) -> Array:
+    def operand(self, index: Array, clock: Array, reader: int) -> Array:
         """(..., 16) bytes at 16-byte pieces, as the async proxy reads them. What was never written is NaN: it may be of rows whose
         products nobody wants."""
         pieces = index // 16
+        self.races.read_with(clock, reader, words_of(pieces))
         promised = (self.known.reshape(-1, 16)[pieces] == PROMISED).any(axis=-1)
         if promised.any():
             raise Fault(
@@ -144,3 +153,8 @@ class Shared:
             thread = int(self.writer.reshape(-1, 4)[pieces].max()) - 1
             raise Fault(f"an operand holds what thread {thread} wrote without fence.proxy.async")
         return self.data.reshape(-1, 16)[pieces]
+
+
+def words_of(pieces: Array) -> Array:
+    """(n,) 16-byte pieces -> (4 n,) words."""
+    return (4 * pieces.reshape(-1, 1) + np.arange(4)).reshape(-1)

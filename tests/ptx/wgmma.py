@@ -41,6 +41,7 @@ class Product:
     add: bool
     block: int
     chains: dict[int, Chain]  # by warp of the warpgroup
+    clock: Array  # what its threads had seen at the issue
 
 
 @dataclass(slots=True)
@@ -71,14 +72,15 @@ def n_major(start: int, leading: int, stride: int, n: int) -> Array:
     return start + (k // 8 * stride + k % 8 * 128)[:, None] + piece // 8 * leading + piece % 8 * 16
 
 
-def operand(shared: Shared, block: int, descriptor: int, kind: str, rows: int, across: bool) -> Array:
+def operand(shared: Shared, product: Product, descriptor: int, rows: int, across: bool, reader: int) -> Array:
     """(rows, K) as float32. 128-byte swizzle: bits 4-6 of an address take in bits 7-9."""
     if descriptor >> 62 != 1 or descriptor >> 49 & 7:
         raise Fault(f"descriptor {descriptor:#x}: only 128-byte swizzle with base offset 0 is known")
     start, leading, stride = ((descriptor >> shift & 0x3FFF) << 4 for shift in (0, 16, 32))
     address = n_major(start, leading, stride, rows) if across else k_major(start, stride, rows)
     address ^= (address >> 7 & 7) << 4
-    found = formats.widen(shared.operand(shared.index(block, address, 16)).reshape(len(address), -1), kind)
+    found = shared.operand(shared.index(product.block, address, 16), product.clock, reader)
+    found = formats.widen(found.reshape(len(address), -1), product.kind)
     return np.ascontiguousarray(found.T) if across else found
 
 
@@ -114,7 +116,7 @@ class Wgmma:
         a = self.fragment(ins, threads, kind) if from_registers else self.same(ins.operands[1], threads, "b64")
         product = Product(
             kind=kind, n=n, a=a, b=self.same(ins.operands[2], threads, "b64"), across=transposed == ("1",),
-            add=bool(self.same(ins.operands[3], threads, "pred")), block=block, chains={},
+            add=bool(self.same(ins.operands[3], threads, "pred")), block=block, chains={}, clock=self._shared.races.seen[threads].min(axis=0),
         )  # fmt: skip
         names = parts(ins.operands[0])
         for i, warp in enumerate(threads[::32] // 32):
@@ -178,10 +180,10 @@ class Wgmma:
 
     def multiply(self, product: Product, warps: list[int]) -> None:
         # Warps of a warpgroup are numbered from its first, which need not be a multiple of four in the cluster.
-        first = min(product.chains)
-        b = operand(self._shared, product.block, product.b, product.kind, product.n, product.across)
+        first, reader = min(product.chains), 32 * warps[0]
+        b = operand(self._shared, product, product.b, product.n, product.across, reader)
         if isinstance(product.a, int):
-            whole = operand(self._shared, product.block, product.a, product.kind, 64, False).reshape(4, 16, -1)
+            whole = operand(self._shared, product, product.a, 64, False, reader).reshape(4, 16, -1)
         else:
             whole = product.a
         done = []
