@@ -154,7 +154,11 @@ def cluster(m: Machine, at: int, ins: Instruction, threads: Array) -> None:
 
 def left(m: Machine, threads: Array) -> bool:
     """`threads` are done; whether that ends a phase of the cluster's barrier. Nobody may use the memory of a block that is gone."""
-    np.add.at(m.left, m.block[threads], 1)
+    for block in np.unique(m.block[threads]).tolist():
+        words, own = m.shared.size // 4, m.threads
+        ending = threads[m.block[threads] == block]
+        m.races.end(ending, slice(block * words, block * words + words), slice(block * own, block * own + own))
+        m.left[block] += len(ending)
     m.shared.gone = m.left == m.threads
     return m.cluster.leave(len(threads))
 
@@ -174,7 +178,7 @@ def wait(m: Machine, at: int, ins: Instruction, threads: Array) -> None:
     m.races.follow(threads, index[:, None] // 4)
     for key in set(index[done].tolist()):
         m.races.acquire(key, threads[done & (index == key)])
-    gives_up = m.expired or (m.random is not None and m.random.random() < OFTEN)
+    gives_up = m.random is not None and m.random.random() < OFTEN
     going = np.ones(len(threads), bool) if gives_up else done
     r.row(ins.operands[0])[threads[going]] = done[going]
     m.put(at + 1, threads[going])

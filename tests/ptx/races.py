@@ -74,8 +74,14 @@ class Races:
             thread = int(threads[place[0]]) if len(threads) > 1 else int(threads[0])
             raise Fault(f"thread {thread} {does} what thread {int(who[place])} {did}, and no barrier lies between")
 
-    def epoch(self, thread: int) -> int:
-        return int(self._epoch[thread])
+    def end(self, threads: Array, words: slice, own: slice) -> None:
+        """`threads` end: of their block's `words`, others than its `own` threads must have read all before."""
+        who, when = self._reader[words], self._read[words]
+        foreign = (when > 0) & ((who < own.start) | (who >= own.stop))
+        if foreign.any() and (self.seen[threads[0], who[foreign]] < when[foreign]).any():
+            raise Fault(
+                f"thread {int(threads[0])} ends, and no barrier lies between what other blocks read of its block's memory"
+            )
 
     def begin(self, threads: Array) -> None:
         """A new epoch of each."""
