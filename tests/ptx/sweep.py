@@ -42,7 +42,7 @@ def run_bulk(any_: random.Random, setting: Setting) -> str:
     with pytest.MonkeyPatch.context() as patch:
         if any_.random() < 0.6:  # a short ring
             patch.setattr(bulk, "POLITE_SHARED", 0)
-            patch.setattr(bulk, "LEAST_SLOTS", any_.choice([1, 2, 3, 5]))
+            patch.setattr(bulk, "LEAST_SLOTS", choice.groups * any_.choice([1, 2, 3]))
         check(scheme, rows, n, k, choice, BF16, CPU, any_.random() < 0.5)
     return text
 

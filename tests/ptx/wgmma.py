@@ -77,6 +77,10 @@ def operand(shared: Shared, product: Product, descriptor: int, rows: int, across
     if descriptor >> 62 != 1 or descriptor >> 49 & 7:
         raise Fault(f"descriptor {descriptor:#x}: only 128-byte swizzle with base offset 0 is known")
     start, leading, stride = ((descriptor >> shift & 0x3FFF) << 4 for shift in (0, 16, 32))
+    if start >> 7 & 7:
+        raise Fault(
+            f"descriptor {descriptor:#x}: base offset 0, yet the swizzle's pattern does not begin at a multiple of 1024"
+        )
     address = n_major(start, leading, stride, rows) if across else k_major(start, stride, rows)
     address ^= (address >> 7 & 7) << 4
     found = shared.operand(shared.index(product.block, address, 16), product.clock, reader)
