@@ -225,7 +225,8 @@ def packed(ins: Instruction, r: Registers) -> Step:
     a, b = (r.source(operand, "b32") for operand in ins.operands[1:])
 
     def halves(s: Threads) -> None:
-        both_a, both_b, done = np.atleast_1d(a(s)), np.atleast_1d(b(s)), np.uint32(0)
+        both_a, both_b = np.atleast_1d(a(s)), np.atleast_1d(b(s))
+        done: Any = np.uint32(0)
         for shift in (np.uint32(0), np.uint32(16)):
             x, y = (formats.from_bf16((both >> shift).astype(np.uint16)) for both in (both_a, both_b))
             done = done | formats.to_bf16(f(x, y)).astype(np.uint32) << shift

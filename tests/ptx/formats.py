@@ -30,7 +30,8 @@ def to_e4m3(x: Array) -> Array:
     low, high = size - E4M3_SIZES[above - 1], E4M3_SIZES[above] - size
     bits = np.where((low < high) | ((low == high) & (above % 2 == 1)), above - 1, above)
     bits = np.where(np.isnan(x), 0x7F, bits)
-    return (bits | np.signbit(x) * 0x80).astype(np.uint8)
+    signed: Array = (bits | np.signbit(x) * 0x80).astype(np.uint8)
+    return signed
 
 
 def from_bf16(bits: Array) -> Array:

@@ -50,6 +50,7 @@ class Machine:
         self.shared_bytes = dynamic + shared - SHARED_BASE
         self.registers = Registers(kernel.registers, count, symbols)
         self.steps: list[Callable[[Threads], Any] | None] = [None] * len(kernel.code)
+        self.fenced: set[int] = set()  # products whose wgmma.fence was found
         self.kinds = [kind_of(ins) for ins in kernel.code]
         self.begin(0)
 
@@ -64,7 +65,6 @@ class Machine:
         self.wgmma = Wgmma(self.registers, self.shared)
         self.registers.forget()
         self.waited = np.zeros(count, bool)
-        self.fenced: set[int] = set()  # products whose wgmma.fence was found
         self.ready: dict[int, Array] = {0: self.ids}
         self.parked: dict[int, Array] = {}  # at waits, which are tried again
         self.meeting: dict[int, Array] = {}  # at instructions that not all their threads have reached
@@ -219,7 +219,8 @@ class Machine:
         if name in COLLECTIVES:
             return COLLECTIVES[name](self.registers, ins)
         if name == "mbarrier":
-            return meetings.mbarrier(self, ins)
+            step: Callable[[Threads], Any] = meetings.mbarrier(self, ins)
+            return step
         if op[:2] == ("cp", "async"):
             return copies.build(self, ins)
         return arithmetic.step(ins, self.registers)
@@ -237,10 +238,10 @@ class Machine:
         return "\n".join(lines)
 
 
-ACCESSES: Mapping[str, Callable[..., Any]] = {
+ACCESSES: Mapping[str, Callable[..., Callable[[Threads], Any]]] = {
     "ld": access.load, "st": access.store, "atom": access.atomic, "mapa": access.map_rank, "fence": access.fence,
 }  # fmt: skip
-COLLECTIVES: Mapping[str, Callable[..., Any]] = {
+COLLECTIVES: Mapping[str, Callable[..., Callable[[Threads], Any]]] = {
     "shfl": warps.shuffle, "vote": warps.vote, "movmatrix": warps.transpose, "mma": warps.multiply,
 }  # fmt: skip
 

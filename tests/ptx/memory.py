@@ -115,7 +115,8 @@ class Shared:
             raise Fault(
                 f"shared byte {int(index[lane]) % self.size:#x} is read, which nobody wrote or a copy is on its way to"
             )
-        return self.data.view(UNSIGNED[width])[words]
+        found: Array = self.data.view(UNSIGNED[width])[words]
+        return found
 
     def store(self, index: Array, values: Array, threads: Array) -> None:
         """By the generic proxy."""
@@ -152,7 +153,8 @@ class Shared:
         if self.writer.reshape(-1, 4)[pieces].any():
             thread = int(self.writer.reshape(-1, 4)[pieces].max()) - 1
             raise Fault(f"an operand holds what thread {thread} wrote without fence.proxy.async")
-        return self.data.reshape(-1, 16)[pieces]
+        found: Array = self.data.reshape(-1, 16)[pieces]
+        return found
 
 
 def words_of(pieces: Array) -> Array:

@@ -15,7 +15,7 @@ Threads = Any  # a slice, or an array of indices: which threads run
 Source = Callable[[Threads], Any]
 Target = Callable[[Threads, Any], None]
 
-DTYPES: Mapping[str, type[np.generic]] = {
+DTYPES: Mapping[str, Any] = {
     "pred": np.bool_, "u8": np.uint8, "s8": np.int8, "b8": np.uint8, "u16": np.uint16, "s16": np.int16, "b16": np.uint16, "u32": np.uint32,
     "s32": np.int32, "b32": np.uint32, "f32": np.float32, "u64": np.uint64, "s64": np.int64, "b64": np.uint64, "f64": np.float64,
 }  # fmt: skip
@@ -32,6 +32,7 @@ class Registers:
             for prefix, (kind, count) in declared.items()
         }
         self.special: dict[str, Array] = {}
+        self._rows: dict[str, Array] = {}
         self._symbols = symbols
         self.forget()
 
@@ -40,11 +41,12 @@ class Registers:
             bank.view(np.uint8)[:] = 0 if bank.dtype == np.bool_ else NEVER_SET
 
     def row(self, name: str) -> Array:
-        found = REGISTER.match(name)
-        if not found or found[1] not in self.banks:
-            raise Fault(f"no register {name}")
-        row: Array = self.banks[found[1]][int(found[2])]
-        return row
+        if name not in self._rows:
+            found = REGISTER.match(name)
+            if not found or found[1] not in self.banks:
+                raise Fault(f"no register {name}")
+            self._rows[name] = self.banks[found[1]][int(found[2])]
+        return self._rows[name]
 
     def source(self, operand: str, kind: str) -> Source:
         """What reads `operand` as `kind`: an array over the running threads, or a scalar."""
