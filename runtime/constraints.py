@@ -38,7 +38,8 @@ class RowConstraints:
         self._end = np.packbits(end, bitorder="little").view(np.int32)  # the mask after a grammar's end
         self._ceilings = ceilings_of_bytes().to(device)
         self._followers: dict[int, Follower] = {}
-        self._follows = np.zeros(max_num_seqs, bool)
+        # Whether a row's mask forbids anything in this step: free text passes unmasked.
+        self._forbids = np.zeros(max_num_seqs, bool)
         self._masks = torch.empty((max_num_seqs, words), dtype=torch.int32)  # by row, on the host; no page until used
 
     def admit(self, arrival: Arrival) -> None:
@@ -50,11 +51,10 @@ class RowConstraints:
         for token in arrival.output_tokens:
             self._accept(follower, token)
         self._followers[arrival.row] = follower
-        self._follows[arrival.row] = True
 
     def release(self, row: int) -> None:
         self._followers.pop(row, None)
-        self._follows[row] = False
+        self._forbids[row] = False
 
     def follow(self, slices: Sequence[Slice]) -> None:
         """Takes in the newest token of every slice that samples, and fills in what may come next, while the matcher is
@@ -68,18 +68,18 @@ class RowConstraints:
             if part.start + len(part.tokens) > follower.seen:
                 self._accept(follower, part.tokens[-1])
             if follower.stuck:
-                self._masks[part.row] = 0
+                self._masks[part.row], self._forbids[part.row] = 0, True
             else:
-                follower.matcher.fill(self._masks, part.row)
+                self._forbids[part.row] = follower.matcher.fill(self._masks, part.row)
 
     def hold(self, rows: NDArray[np.int64]) -> bool:
-        """Whether one of `rows` has a grammar."""
-        return bool(self._followers) and any(row in self._followers for row in rows.tolist())
+        """Whether one of `rows`, which `follow` has seen, may not draw just any token."""
+        return bool(self._forbids[rows].any())
 
     def mask(self, logits: Tensor, rows: NDArray[np.int64]) -> Tensor:
         """logits (R, V) of `rows` (R,), which `follow` has seen: those of forbidden tokens become -inf, in a copy;
-        `logits` itself where no row has a grammar."""
-        places = np.flatnonzero(self._follows[rows])
+        `logits` itself where nothing is forbidden."""
+        places = np.flatnonzero(self._forbids[rows])
         if not len(places):
             return logits
         masks = self._masks.numpy()[rows[places]]

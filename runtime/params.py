@@ -10,8 +10,10 @@ import msgspec
 class Grammar(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the text must look like, as plain data; runtime/grammars makes token masks of it."""
 
-    kind: Literal["json_schema", "regex", "choice", "ebnf"]
-    text: str  # the schema as JSON, the expression, a JSON list of strings, or a grammar in GBNF with a rule `root`
+    kind: Literal["json_schema", "regex", "choice", "ebnf", "structural_tag"]
+    # the schema as JSON, the expression, a JSON list of strings, a grammar in GBNF with a rule `root`, or the JSON of xgrammar's
+    # format of a text in which some parts must fit and the rest is free, of the types that runtime/grammars/tags.py knows
+    text: str
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -27,8 +27,8 @@ class TokenMatcher(Protocol):
         """False where the grammar does not allow the token here, and for a token that ends the text: nothing follows it."""
         ...
 
-    def fill(self, masks: Any, row: int) -> None:
-        """Sets masks[row], an int32 tensor on the host of one bit per token: which tokens may come next."""
+    def fill(self, masks: Any, row: int) -> bool:
+        """Sets masks[row], an int32 tensor on the host of one bit per token: which tokens may come next. False: all may."""
         ...
 
 

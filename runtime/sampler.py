@@ -117,7 +117,7 @@ class Sampler:
         self._free_from[row] = 0
 
     def follow(self, slices: Sequence[Slice]) -> None:
-        """Shows rows with a grammar their newest tokens; to be called before `sample` with the step's slices."""
+        """Shows rows with a grammar their newest tokens; to be called before `draws` and `sample` with the step's slices."""
         self._constraints.follow(slices)
 
     def sample(self, logits: Tensor, rows: Rows, positions: Rows) -> Tensor:

@@ -137,7 +137,9 @@ class Tokenizer:
         """What grammars may be spelled with: every token but the special ones and those that only pad the model."""
         known = self._backend.get_vocab_size(with_added_tokens=True)
         spelled = [b"" if i >= known or i in self._special else self.token_bytes(i) for i in range(self.vocab_size)]
-        return Vocabulary(tokens=spelled, eos_token_ids=list(self.eos_token_ids))
+        marks = [i for i in self._special if i < self.vocab_size and i not in self.eos_token_ids]
+        special = {i: self.token_bytes(i) for i in marks}
+        return Vocabulary(tokens=spelled, eos_token_ids=list(self.eos_token_ids), special=special)
 
     def decoder(self, prompt: Sequence[int], *, skip_special_tokens: bool) -> TextDecoder:
         """Follows the tokens that come after `prompt`."""

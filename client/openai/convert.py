@@ -16,7 +16,7 @@ from ingot.client.openai.schema_embeddings import EmbeddingsRequest
 from ingot.client.openai.schema_sampling import SamplingFields
 from ingot.client.openai.structured import grammar_of
 from ingot.client.openai.thinking import thinking_args
-from ingot.client.openai.tools import forced_call
+from ingot.client.openai.tools import forced_call, strict_calls
 from ingot.errors import RequestError
 from ingot.runtime.params import SamplingParams
 from ingot.runtime.request import GenerateRequest, Prompt
@@ -84,6 +84,8 @@ def chat_to_ours(body: ChatRequest, request_id: str, card: ModelCard, *, marked:
                 "A call is required and another format is asked for.", mend="Ask for one of them.", param="tool_choice"
             )
         params = msgspec.structs.replace(params, grammar=call)
+    elif (tag := strict_calls(body, card)) is not None:
+        params = msgspec.structs.replace(params, grammar=tag)
     if marked and body.skip_special_tokens is None:  # the marks are special tokens of many families
         params = msgspec.structs.replace(params, skip_special_tokens=False)
     return GenerateRequest(

@@ -11,6 +11,7 @@ MAX_HELD_CHARS = 10 << 20  # of one call, before its name is known
 ARGUMENTS = ("arguments", "parameters")
 SPACE = " \t\r\n"
 INSIDE = re.compile(r'[^"\\]+')  # of a string, up to its next sign
+CONTROL = re.compile(r"[\x00-\x1f]")  # must be escaped in a string, which models and grammars forget
 
 
 @dataclass(slots=True)
@@ -63,7 +64,7 @@ class CallReader:
     def _read(self, part: str) -> None:
         """One character, or several within a string."""
         if self._in_string:
-            self._collect(part)
+            self._collect(CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", part))
             self._in_string = self._escaped or part != '"'
             self._escaped = not self._escaped and part == "\\"
             return

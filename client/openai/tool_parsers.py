@@ -36,6 +36,10 @@ class Notation:
     start: str
     end: str | None = None  # None: calls go on to the answer's end
     bare: bool = False  # an answer that begins with { or [ is calls, without a mark
+    members: tuple[tuple[str, ...], ...] = (
+        ("name", "arguments"),
+        ("arguments", "name"),
+    )  # how calls that must fit are spelled
     named: re.Pattern[str] | None = None  # what may stand for `{"name": NAME, "arguments":` before the arguments
 
 
@@ -43,7 +47,9 @@ class Notation:
 # Mistral: mistral-common's instruct tokenizers, v3 (a list) and v11 (name[ARGS]{...}).
 NOTATIONS = {
     "hermes": Notation(start="<tool_call>", end="</tool_call>"),
-    "llama3_json": Notation(start="<|python_tag|>", bare=True),
+    "llama3_json": Notation(
+        start="<|python_tag|>", bare=True, members=(("type", "name", "parameters"), ("name", "arguments"))
+    ),
     "mistral": Notation(start="[TOOL_CALLS]", named=re.compile(r"([\w.-]{1,128})(?:\[ARGS\])?(?={)")),
 }
 LISTED = Notation(start="", bare=True)  # a JSON list of calls, which a grammar enforced

@@ -1,16 +1,18 @@
-"""tools and tool_choice: what the template is shown, what grammar a forced call follows, how the answer is read."""
+"""tools and tool_choice: what grammar a call follows, and how the answer is read."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from ingot.client.backend import ModelCard
 from ingot.client.openai.answers import Reading
+from ingot.client.openai.reasoning import MARKS
 from ingot.client.openai.schema_chat import ChatRequest, Tool
 from ingot.client.openai.structured import checked, grammar_of, json_schema
 from ingot.client.openai.thinking import parser_of
 from ingot.client.openai.tool_parsers import LISTED, NOTATIONS, MarkedCalls, OneCall
+from ingot.client.openai.tool_schemas import list_of_calls, parameters_of
+from ingot.client.openai.tool_tags import tag_of
 from ingot.errors import RequestError
 from ingot.runtime.params import Grammar
 
@@ -28,6 +30,24 @@ def forced_call(body: ChatRequest) -> Grammar | None:
         grammar = json_schema(parameters_of(named_tool(body)), "tools")
     if grammar is not None:
         checked(grammar, "tools")
+    return grammar
+
+
+def strict_calls(body: ChatRequest, card: ModelCard) -> Grammar | None:
+    """What an answer follows in which calls may come, where the arguments of some must fit."""
+    tools = body.tools or []
+    if body.tool_choice not in (None, "auto") or not any(tool.function.strict for tool in tools):
+        return None
+    if card.tool_parser is None or grammar_of(body) is not None:  # refused by reading_of; nothing is called
+        return None
+    reasoning = parser_of(card, body.reasoning_effort)
+    grammar = tag_of(
+        tools,
+        NOTATIONS[card.tool_parser],
+        several=body.parallel_tool_calls is not False,
+        thoughts=None if reasoning is None else MARKS[reasoning],
+    )
+    checked(grammar, "tools")
     return grammar
 
 
@@ -51,38 +71,6 @@ def named_tool(body: ChatRequest) -> Tool:
     raise RequestError(
         f"No tool is called {choice.function.name[:80]!r}.", mend="Name one of the tools.", param="tool_choice"
     )
-
-
-def parameters_of(tool: Tool) -> dict[str, Any]:
-    return tool.function.parameters or {"type": "object", "properties": {}}
-
-
-def list_of_calls(tools: list[Tool], *, several: bool) -> dict[str, Any]:
-    """Each function's parameters stand under $defs, so that their own references are moved there too."""
-    calls = [
-        {
-            "type": "object",
-            "properties": {"name": {"const": tool.function.name}, "arguments": {"$ref": f"#/$defs/{i}"}},
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
-        }
-        for i, tool in enumerate(tools)
-    ]
-    bounds = {"minItems": 1} if several else {"minItems": 1, "maxItems": 1}
-    parameters = {str(i): moved(parameters_of(tool), f"#/$defs/{i}") for i, tool in enumerate(tools)}
-    return {"type": "array", "items": {"anyOf": calls}, **bounds, "$defs": parameters}
-
-
-def moved(schema: Any, place: str) -> Any:
-    """The schema with its references from "#" leading from `place`."""
-    if isinstance(schema, list):
-        return [moved(one, place) for one in schema]
-    if not isinstance(schema, dict):
-        return schema
-    return {
-        key: place + value[1:] if key == "$ref" and isinstance(value, str) and value[:1] == "#" else moved(value, place)
-        for key, value in schema.items()
-    }
 
 
 def reading_of(body: ChatRequest, card: ModelCard) -> Reading:

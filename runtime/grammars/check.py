@@ -12,9 +12,11 @@ import msgspec
 
 from ingot.errors import RequestError
 from ingot.runtime.grammars.expressions import misread
+from ingot.runtime.grammars.tags import FORMATS, objects_of_tag
 from ingot.runtime.params import Grammar
 
 MAX_CHARS = 1 << 16
+TAG_COPIES = 4  # of a schema that a structural tag may hold, one for each place where a call may stand
 MAX_CHOICES = 1024
 MAX_DEPTH = 64  # of nested schemas
 MAX_SCHEMAS = 2048  # in one schema
@@ -57,8 +59,9 @@ SAYS_NOTHING = frozenset(
 
 def check_grammar(grammar: Grammar, *, max_chars: int = MAX_CHARS, max_depth: int = MAX_DEPTH) -> None:
     """Raises RequestError, for a schema with the path of what is wrong in it."""
-    if len(grammar.text) > max_chars:
-        refuse(f"The grammar has {len(grammar.text)} characters; {max_chars} are allowed.", "Send a smaller one.")
+    allowed = max_chars * (TAG_COPIES if grammar.kind == "structural_tag" else 1)
+    if len(grammar.text) > allowed:
+        refuse(f"The grammar has {len(grammar.text)} characters; {allowed} are allowed.", "Send a smaller one.")
     if not grammar.text:
         refuse("The grammar is empty.", "Send one, or leave it out.")
     if grammar.kind == "choice":
@@ -71,6 +74,8 @@ def check_grammar(grammar: Grammar, *, max_chars: int = MAX_CHARS, max_depth: in
         refuse(f"The expression {said}.", "Anchor it as a whole or not at all, and spell it without.")
     if grammar.kind == "json_schema":
         check_schema(decoded(grammar.text), max_depth)
+    if grammar.kind == "structural_tag":
+        check_tag(decoded(grammar.text), max_depth)
 
 
 def decoded(text: str) -> Any:
@@ -80,6 +85,18 @@ def decoded(text: str) -> Any:
         refuse(f"The schema nests deeper than {MAX_DEPTH} levels.", "Flatten it.")
     except msgspec.DecodeError as error:
         refuse(f"The grammar is not valid JSON: {error}.", "Correct it.")
+
+
+def check_tag(tag: Any, max_depth: int) -> None:
+    """Its types of format, its schemas and its expressions; the rest is xgrammar's to refuse."""
+    for place in objects_of_tag(tag):
+        kind = place.get("type")
+        if kind not in FORMATS:
+            refuse(f"A structural tag of the type {str(kind)[:80]!r}.", f"Use {', '.join(sorted(FORMATS))}.")
+        if kind == "json_schema":
+            check_schema(place.get("json_schema"), max_depth)
+        if kind == "regex" and (said := misread(str(place.get("pattern")))) is not None:
+            refuse(f"An expression of the structural tag {said}.", "Spell it without.")
 
 
 def check_schema(schema: Any, max_depth: int = MAX_DEPTH) -> None:

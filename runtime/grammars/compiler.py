@@ -86,9 +86,10 @@ class GrammarCompiler:
         answer = self._process.ask(grammar)
         if isinstance(answer, Refused):
             raise RequestError(f"The grammar cannot be used: {answer.reason}.", mend="Correct or simplify it.")
-        from ingot.runtime.grammars.matching import read_compiled
+        from ingot.runtime.grammars.matching import compiled_again, read_compiled
 
-        constraint = read_compiled(answer.text, self._info(grammar.kind))
+        info = self._info(grammar.kind)
+        constraint = compiled_again(grammar, info) if answer.text is None else read_compiled(answer.text, info)
         self._sizes[grammar] = constraint.num_bytes
         return constraint
 

@@ -22,6 +22,7 @@ import numpy as np
 import xgrammar
 
 from ingot.runtime.grammars.messages import Answer, Compiled, Refused, Vocabulary, encode
+from ingot.runtime.grammars.tags import parts_of_tag
 from ingot.runtime.params import Grammar
 
 COMPILE_SECONDS = 5
@@ -31,12 +32,13 @@ REHEARSED_TOKENS = 48
 MASK_SECONDS = 0.1  # of CPU, that one mask may take in a rehearsal: masks are filled between two steps
 NICENESS = 10  # compiling gives way to steps
 MAX_WHITESPACE = 1  # characters between two parts of a JSON text: with more, small models write little else
+NO_TEXT = b"\xff"  # in no UTF-8
 READY = b"+"
-SPELLINGS = ("json", "text")
+SPELLINGS = ("json", "text", "tags")
 
 
-def make_compiler(vocabulary: Vocabulary, spelling: str) -> xgrammar.GrammarCompiler:
-    return xgrammar.GrammarCompiler(tokenizer_info(vocabulary, spelling), max_threads=1, cache_enabled=False)
+def make_compiler(info: xgrammar.TokenizerInfo) -> xgrammar.GrammarCompiler:
+    return xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
 
 
 def compile_grammar(grammar: Grammar, compiler: xgrammar.GrammarCompiler) -> xgrammar.CompiledGrammar:
@@ -50,6 +52,20 @@ def compile_grammar(grammar: Grammar, compiler: xgrammar.GrammarCompiler) -> xgr
             return compiler.compile_grammar("root ::= " + " | ".join(json.dumps(c) for c in json.loads(grammar.text)))
         case "ebnf":
             return compiler.compile_grammar(grammar.text)
+        case "structural_tag":
+            return compiler.compile_structural_tag(grammar.text)
+
+
+def dead_end(grammar: Grammar) -> str | None:
+    """What is wrong with a schema in a structural tag: a text may go anywhere, so none that is rehearsed tries them all."""
+    byte_tokens = Vocabulary(tokens=[bytes([byte]) for byte in range(1 << 8)] + [b""], eos_token_ids=[1 << 8])
+    compiler = make_compiler(tokenizer_info(byte_tokens, "json"))
+    for text in sorted({json.dumps(schema) for schema in parts_of_tag(json.loads(grammar.text))}):
+        part = compile_grammar(Grammar(kind="json_schema", text=text), compiler)
+        wrong = rehearse(part, len(byte_tokens.tokens))
+        if wrong is not None:
+            return wrong
+    return None
 
 
 def rehearse(compiled: xgrammar.CompiledGrammar, vocab_size: int) -> str | None:
@@ -61,7 +77,7 @@ def rehearse(compiled: xgrammar.CompiledGrammar, vocab_size: int) -> str | None:
         matcher.fill_next_token_bitmask(masks)
         if time.thread_time() - began > MASK_SECONDS:
             return f"its masks take more than {MASK_SECONDS * 1000:.0f} ms each"
-        allowed = np.unpackbits(masks.numpy().view(np.uint8), bitorder="little").nonzero()[0]
+        allowed = np.unpackbits(masks.numpy().view(np.uint8), bitorder="little")[:vocab_size].nonzero()[0]
         if not len(allowed):
             return "no text fits it" if step == 0 else None
         matcher.accept_token(int(allowed[step * 7919 % len(allowed)]))
@@ -74,6 +90,9 @@ def answer_to(grammar: Grammar, compiler: xgrammar.GrammarCompiler, vocab_size: 
     try:
         compiled = compile_grammar(grammar, compiler)
         wrong = rehearse(compiled, vocab_size)
+        if grammar.kind == "structural_tag":
+            wrong = wrong or dead_end(grammar)
+            return Refused(reason=wrong) if wrong else Compiled(text=None)
         text = "" if wrong else compiled.serialize_json()
     except MemoryError:
         return Refused(reason="it needs too much memory")
@@ -126,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         with first:
             vocabulary = msgspec.msgpack.decode(read_all(first), type=Vocabulary)
-            compilers = {spelling: make_compiler(vocabulary, spelling) for spelling in SPELLINGS}
+            compilers = {spelling: make_compiler(tokenizer_info(vocabulary, spelling)) for spelling in SPELLINGS}
             with suppress(ConnectionError):  # the executor may have ended meanwhile
                 first.sendall(READY)
         while (connection := receive_socket(control)) is not None:
@@ -139,14 +158,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def spelling_of(kind: str) -> str:
     """Which of the vocabulary's spellings a kind of grammar is written in."""
-    return "json" if kind == "json_schema" else "text"
+    return {"json_schema": "json", "structural_tag": "tags"}.get(kind, "text")
 
 
 def tokenizer_info(vocabulary: Vocabulary, spelling: str) -> xgrammar.TokenizerInfo:
-    """For JSON without control characters: JSON forbids them in strings, xgrammar allows some, and spaces do between parts."""
+    """For JSON without control characters: JSON forbids them in strings, xgrammar allows some, and spaces do between parts.
+    For tags with the special tokens, which free text may hold and marks may be; ids that only pad the model are a byte there
+    that free text may hold too, so that it needs no mask, and nothing else."""
     tokens = vocabulary.tokens
     if spelling == "json":
         tokens = [b"" if token and min(token) < ord(" ") else token for token in tokens]
+    if spelling == "tags":
+        ends = frozenset(vocabulary.eos_token_ids)
+        tokens = [vocabulary.special.get(i, token or (b"" if i in ends else NO_TEXT)) for i, token in enumerate(tokens)]
     return xgrammar.TokenizerInfo(
         tokens,
         xgrammar.VocabType.RAW,

@@ -54,7 +54,7 @@ class GpuProgram:
         logger.info("%s", self.memory)
 
     def launch(self, plan: StepPlan) -> CudaTicket:
-        with torch.cuda.stream(self._stream) if self._stream else nullcontext():
+        with torch.inference_mode(), torch.cuda.stream(self._stream) if self._stream else nullcontext():
             return self._launch(plan)
 
     def close(self) -> None:
@@ -71,13 +71,12 @@ class GpuProgram:
             self._admit(arrival)
         if not plan.slices:
             return self._tables.send(self._tables.tokens[:0], [], 0, Extras(), {})
-        with torch.inference_mode():
-            scored = self._scores.wanted(plan.slices)
-            bucket = self._forward.bucket_of(len(plan.slices))
-            pooled = self._pools.wanted(plan.slices)  # a graph keeps no hidden states
-            if bucket is not None and not scored and not pooled and is_decode(plan.slices):
-                return self._launch_decode(plan.slices, bucket)
-            return self._launch_mixed(plan.slices, scored, pooled=bool(pooled))
+        scored = self._scores.wanted(plan.slices)
+        bucket = self._forward.bucket_of(len(plan.slices))
+        pooled = self._pools.wanted(plan.slices)  # a graph keeps no hidden states
+        if bucket is not None and not scored and not pooled and is_decode(plan.slices):
+            return self._launch_decode(plan.slices, bucket)
+        return self._launch_mixed(plan.slices, scored, pooled=bool(pooled))
 
     def _launch_decode(self, slices: list[Slice], bucket: int) -> CudaTicket:
         self._tables.write_pages(late_pages(slices, inline=True))
@@ -116,10 +115,10 @@ class GpuProgram:
     ) -> tuple[Tensor, list[int], Measured | None]:
         rows = np.array([slices[i].row for i in sampling], np.int64)
         positions = np.array([slices[i].start + len(slices[i].tokens) for i in sampling], np.int64)
+        self._sampler.follow(slices)
         draws = self._sampler.draws(rows, positions) if bucket else None
         tokens = None if draws is None else self._forward.draw(bucket, draws)
         if tokens is None:
-            self._sampler.follow(slices)
             tokens = self._sampler.sample(logits, rows, positions)
         self._tables.last_tokens.index_copy_(0, self._tables.put(rows), tokens.int())
         return tokens.int(), *self._sampler.measure(logits, rows, tokens)

@@ -217,3 +217,13 @@ def test_tools_are_counted(backend: ScriptedBackend, scripted: Any) -> None:
     backend.says("x", tool_parser="hermes")
     asked = {"model": NAME, "messages": USER, "tools": TOOLS}
     assert scripted[1].messages.count_tokens(**asked).input_tokens == 2
+
+
+def test_strict_tools_are_enforced(backend: ScriptedBackend, create: Any) -> None:
+    backend.says("Hi", tool_parser="hermes")
+    create(tools=TOOLS)
+    create(tools=[{**TOOLS[0], "strict": True}, TOOLS[1]])
+    create(tools=[{**TOOLS[0], "strict": True}], tool_choice={"type": "auto", "disable_parallel_tool_use": True})
+    free, strict, one = (request.params.grammar for request in backend.seen)
+    assert free is None
+    assert strict.kind == one.kind == "structural_tag"

@@ -183,3 +183,12 @@ def test_what_cannot_be_had_is_refused(
         create(extra_body=fields)
     assert (refused.value.param or "").startswith(param)
     assert not backend.seen
+
+
+def test_strict_functions_are_enforced(backend: ScriptedBackend, create: Any) -> None:
+    backend.says("Hi", **FAMILY)
+    create(tools=TOOLS)
+    create(tools=[{**TOOLS[0], "strict": True}, TOOLS[1]])
+    free, strict = (request.params.grammar for request in backend.seen)
+    assert free is None
+    assert strict.kind == "structural_tag"

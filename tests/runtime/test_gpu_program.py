@@ -76,6 +76,14 @@ def test_tokens_are_the_cpu_targets(host_cuda: HostCuda) -> None:
     assert_same(found, texts(CpuProgram(model, weights, LIMITS, dtype=torch.float32)))
 
 
+def test_a_plan_may_only_say_who_leaves(host_cuda: HostCuda) -> None:
+    model = config("llama", layers=1)
+    weights = random_weights(model, Scheme.NONE, torch.float32, torch.device("cpu"))
+    program = cuda_program(model, weights, LIMITS, dtype=torch.float32)
+    texts(program, requests()[:1])
+    assert program.launch(StepPlan(0, [], [], [0])).result().tokens == []
+
+
 def test_captured_steps_with_prompts_are_the_cpu_targets(host_cuda: HostCuda, monkeypatch: pytest.MonkeyPatch) -> None:
     model = replace(config("qwen3", layers=1), windows=(6,))
     weights = random_weights(model, Scheme.NONE, torch.float32, torch.device("cpu"))

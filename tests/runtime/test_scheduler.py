@@ -231,5 +231,5 @@ class Anything:
     def accept(self, token: int) -> bool:
         return True
 
-    def fill(self, masks: Any, row: int) -> None:
-        masks[row] = -1
+    def fill(self, masks: Any, row: int) -> bool:
+        return False
