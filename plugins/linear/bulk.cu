@@ -9,9 +9,9 @@
 //   GROUPS consumer warpgroups, in turns: sums (64 x 8 COLS) of one slot by wgmma, weights as its M side, added in float32: the
 //     tensor cores' own sums of e4m3 keep 14 bits (DeepSeek-V3, arXiv:2412.19437, section 3.3.2)
 //
-// Defined at compile time: KIND (0 bf16, 1 e4m3), COLS (8 * COLS >= M; 1, 2, 4), CLUSTER (1, 2, 4, 8), GROUPS (1, 2), SLOTS,
-// UNITS (of 256 bytes of K that a block has at most), LATE (see overlap.py), OUT_F32. N and the rows of a cluster are multiples of
-// 8 and of 16. Dynamic shared memory: SHARED bytes.
+// Defined at compile time: KIND (0 bf16, 1 e4m3), COLS (8 * COLS >= M; 1, 2, 4), CLUSTER (1, 2, 4, 8), GROUPS (1, 2),
+// SLOTS (a multiple of GROUPS), UNITS (of 256 bytes of K that a block has at most), LATE (see overlap.py), OUT_F32. N and the rows
+// of a cluster are multiples of 8 and of 16. Dynamic shared memory: SHARED bytes.
 
 typedef unsigned int u32;
 typedef unsigned short u16;
@@ -31,6 +31,10 @@ typedef long long i64;
 #define SHARED (1024 + SLOTS * SLOT_BYTES + UNITS * X_BYTES + 2 * GROUPS * SUM_BYTES + BARRIERS * 8)
 #define THREADS (GROUPS * 128 + 32)
 #define PATIENCE (1 << 22)                           // polls of a barrier: a mistake must end in NaN, not in a hang
+
+// A slot is always the same warpgroup's: one that ran ahead of the other could wait for a slot's phase after the next, which
+// by its parity looks over.
+static_assert(SLOTS % GROUPS == 0, "slots are dealt out to warpgroups in turn");
 
 struct __align__(64) TensorMap { u64 opaque[16]; };
 

@@ -49,7 +49,7 @@ class Layout:
 
 
 def layout(choice: Bulk, num_rows: int, k_bytes: int) -> Layout:
-    """Fewer than LEAST_SLOTS slots where x leaves no room for more."""
+    """Fewer than LEAST_SLOTS slots where x leaves no room for more; as many for each warpgroup (see bulk.cu)."""
     cols = next(size for size in (1, 2, 4) if num_rows <= 8 * size)
     units = -(-k_bytes // (UNIT * choice.cluster))
     sums = 2 * choice.groups * 8 * cols * (TILE + 4) * 4
@@ -57,6 +57,7 @@ def layout(choice: Bulk, num_rows: int, k_bytes: int) -> Layout:
     slots = max(
         (POLITE_SHARED - fixed) // (SLOT_BYTES + 16), min(LEAST_SLOTS, (MOST_SHARED - fixed) // (SLOT_BYTES + 16))
     )
+    slots -= slots % choice.groups
     return Layout(cols=cols, units=units, slots=slots, shared=fixed + slots * (SLOT_BYTES + 16))
 
 

@@ -1,10 +1,10 @@
-"""bulk.cu's arithmetic by hand: where the tensor cores look for what the copy engine stored, who adds up what, the ring's order,
-and that what a launch asks for is what the kernel lays out. The hardware's side is PTX's.
+"""Who reads and stores what of a bulk.cu launch, how deep its ring is, and that what a launch asks for is what the kernel lays out.
+
+What the kernel computes: test_linear_ptx.py.
 """
 
 from __future__ import annotations
 
-import random
 import re
 from collections import Counter
 
@@ -30,40 +30,6 @@ from ingot.plugins.overlap import EARLY, LATE, NONE, Overlap, choose_overlap
 TEXT = SOURCE.read_text()
 SHAPES = {"qkv": (6144, 4096), "o": (4096, 4096), "gate_up": (28672, 4096), "down": (4096, 14336)}
 ALL_SHARES = [(n, k, c) for n, k in [*SHAPES.values(), (1000, 1152), (8, 128), (40, 640)] for c in (1, 2, 4, 8)]
-
-
-def swizzled(address: int) -> int:
-    """Of the copy engine's and the products' 128-byte mode alike: address bits 4-6 take in bits 7-9."""
-    return address ^ (address >> 7 & 7) << 4
-
-
-@pytest.mark.parametrize("rows", [64, 8, 16, 32])
-def test_products_read_what_was_copied(rows: int) -> None:
-    """A tile of weights in boxes of 16 rows, or the one box of x: byte `inner` of 32 that product k takes of each row."""
-    box = min(rows, BOX) if rows == TILE else rows
-    copied = {}
-    for half in range(2):
-        for first in range(0, rows, box):
-            for row in range(box):
-                for byte in range(128):
-                    to = half * rows * 128 + first * 128
-                    copied[to + swizzled(row * 128 + byte)] = (first + row, half * 128 + byte)
-    assert len(copied) == rows * UNIT
-    for k in range(UNIT // 32):
-        start = k // 4 * (rows * 128) + k % 4 * 32
-        for row in range(rows):
-            for inner in range(32):
-                address = (
-                    start + row // 8 * 1024 + row % 8 * 128 + inner
-                )  # canonical K-major: 8-row groups 1024 bytes apart
-                assert copied[swizzled(address)] == (row, 32 * k + inner)
-
-
-def test_boxes_begin_where_the_swizzle_does() -> None:
-    """The pattern is of address bits, so that boxes, slots and the pieces of x must begin at multiples of 1024 bytes."""
-    for size in (BOX * 128, SLOT_BYTES, 8 * 128, 8 * UNIT):
-        assert size % 1024 == 0
-    assert "ring = (base + 1023) & ~1023u, x = ring + SLOTS * SLOT_BYTES" in TEXT
 
 
 @pytest.mark.parametrize("cols", [1, 2, 4])
@@ -137,59 +103,10 @@ def test_the_ring_is_deep(n: int, k: int, rows: int) -> None:
         plan = layout(choice, rows, k)
         assert plan.slots * SLOT_BYTES >= 96 << 10
         assert plan.shared <= MOST_SHARED
+        assert plan.slots % choice.groups == 0
     assert not bulk_fits(Bulk(cluster=1), 32, 4096, 14336)  # x alone takes more than there is
     assert not bulk_fits(Bulk(), 33, n, k)
     assert not bulk_fits(Bulk(), 8, n + 4, k)
-
-
-def run_ring(tiles: int, steps: int, slots: int, groups: int, order: random.Random) -> list[int]:
-    """One block's producer and consumers with barriers as the hardware counts phases, in any interleaving. What each slot held."""
-    total, holds = tiles * steps, [-1] * slots
-    full, empty = [0] * slots, [0] * slots  # phases completed
-    brought, at, taken = 0, [0] * groups, []
-
-    def passed(phases: int, parity: int) -> bool:
-        return phases % 2 != parity  # try_wait.parity: the phase of that parity is over
-
-    for _ in range(200 * total + 1000):
-        who = order.randrange(groups + 1)
-        if who == groups:
-            slot = brought % slots
-            if brought < total and (brought < slots or passed(empty[slot], (brought // slots & 1) ^ 1)):
-                holds[slot], full[slot], brought = brought, full[slot] + 1, brought + 1
-            continue
-        while at[who] < total and at[who] % groups != who:
-            at[who] += 1
-        i, slot = at[who], at[who] % slots
-        if i < total and passed(full[slot], i // slots & 1):
-            assert holds[slot] == i
-            taken.append(i)
-            empty[slot], at[who] = empty[slot] + 1, i + 1
-    assert brought == total
-    return taken
-
-
-@pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.parametrize(("tiles", "steps", "slots"), [(1, 14, 6), (3, 4, 9), (14, 4, 10), (2, 1, 7), (7, 3, 6)])
-def test_the_ring_neither_stops_nor_mixes_slots_up(tiles: int, steps: int, slots: int, groups: int) -> None:
-    taken = run_ring(tiles, steps, slots, groups, random.Random(7))
-    assert sorted(taken) == list(range(tiles * steps))
-
-
-def test_sums_are_not_overwritten_while_a_neighbour_reads_them() -> None:
-    """Warps of all blocks: write a tile's sums, arrive everywhere, wait for all, read, go on. Two buffers suffice."""
-    warps, tiles, order = 8, 9, random.Random(3)
-    wrote, arrived, read = [0] * warps, [0] * warps, [0] * warps  # tiles that each warp is through with
-    while min(read) < tiles:
-        w = order.randrange(warps)
-        if wrote[w] == read[w] < tiles:
-            assert min(read) >= wrote[w] - 1  # nobody still reads the tile before the last, whose buffer this is
-            wrote[w] += 1
-            arrived[w] += 1
-        elif read[w] < tiles and min(arrived) >= wrote[w]:
-            read[w] += 1
-    assert "(tile & 1) * (GROUPS * SUM_BYTES)" in TEXT
-    assert "initialize(at.summed + i * 8, CLUSTER * GROUPS * 4)" in TEXT
 
 
 def test_few_rows_overlap_ahead(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,102 @@
+"""Stands in for ingot.plugins.cubin's kernels: the same launch, of tensors on the CPU, interpreted."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.ptx.compile import ptx_of
+from tests.ptx.copies import BoxMap
+from tests.ptx.machine import Machine, with_address
+from tests.ptx.memory import Global
+from tests.ptx.parse import parse
+
+from ingot.plugins.attention import launch as attention
+from ingot.plugins.linear import bulk
+from ingot.plugins.linear import launch as linear
+
+WEIGHTS = {"skinny": (2,), "skinny_int4": (2, 3), "bulk": (2,)}  # arguments that no kernel before writes
+
+
+@dataclass(slots=True, kw_only=True)
+class Setting:
+    """Of the launches in a test: the order of threads, and what the GPU would say of itself."""
+
+    seed: int | None = None
+    clusters: int = 2  # resident at a time
+    processors: int = 2
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class PtxKernel:
+    """Has CudaKernel's methods."""
+
+    source: Path
+    name: str
+    defines: tuple[tuple[str, int], ...]
+    shared: int
+    setting: Setting
+
+    def launch(self, grid: tuple[int, int, int], threads: int, args: list[Any], *, overlap: bool = False) -> None:
+        kernel = parse(ptx_of(self.source, self.defines))
+        assert kernel.name == self.name
+        memory = Global()
+        values = [argument(arg, memory) for arg in args]
+        early = frozenset(number(values[i]) for i in WEIGHTS.get(self.name, ())) if overlap else None
+        Machine(
+            kernel, values, memory, threads=threads, grid=grid, shared=self.shared, seed=self.setting.seed, early=early
+        ).run()
+
+    def resident_clusters(self, threads: int) -> int:
+        return self.setting.clusters
+
+
+def number(value: int | BoxMap) -> int:
+    return (value.address if isinstance(value, BoxMap) else value) >> 32
+
+
+def argument(arg: Any, memory: Global) -> int | BoxMap:
+    """As a parameter's bits."""
+    if arg is None:
+        return 0
+    if isinstance(arg, torch.Tensor):
+        return memory.add(arg)
+    if isinstance(arg, BoxMap):
+        return with_address(arg, memory)
+    if isinstance(arg, ctypes.c_float):
+        return int(struct.unpack("<I", struct.pack("<f", arg.value))[0])
+    return int(arg.value) & 0xFFFFFFFFFFFFFFFF
+
+
+def row_boxes(matrix: torch.Tensor, box_rows: int) -> BoxMap:
+    """As tensor_map.row_boxes."""
+    rows, columns = matrix.shape
+    return BoxMap(matrix=matrix, row_bytes=columns * matrix.element_size(), rows=rows, box_rows=box_rows)
+
+
+@contextmanager
+def interpreted(setting: Setting) -> Iterator[Setting]:
+    """Every launch of a CUDA C++ kernel runs here meanwhile."""
+
+    def kernel(source: Path, name: str, defines: Mapping[str, int], *, shared: int = 0) -> PtxKernel:
+        return PtxKernel(source, name, tuple(sorted(defines.items())), shared, setting)
+
+    before = torch.are_deterministic_algorithms_enabled()
+    with pytest.MonkeyPatch.context() as patch:
+        torch.use_deterministic_algorithms(True)  # torch.empty then gives NaN, which outputs are until they are written
+        for module in (attention, linear, bulk):
+            patch.setattr(module, "kernel", kernel)
+        patch.setattr(bulk, "row_boxes", row_boxes)
+        patch.setattr(attention, "capability", lambda: (9, 0))
+        patch.setattr(attention, "num_processors", lambda: setting.processors)
+        try:
+            yield setting
+        finally:
+            torch.use_deterministic_algorithms(before)

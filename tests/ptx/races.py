@@ -1,0 +1,112 @@
+"""Which accesses to shared memory no barrier puts in order: vector clocks over a cluster's threads (FastTrack, Flanagan and Freund,
+PLDI 2009), with the last writer and the last reader of every word.
+
+Knows threads, words and clocks. A clock says, for each thread, up to which of its epochs everything has been seen; who releases
+begins a new epoch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tests.ptx.faults import Fault
+
+Array = NDArray[Any]
+
+
+class Races:
+    def __init__(self, threads: int, words: int) -> None:
+        self.seen = np.zeros((threads, threads), np.int32)
+        self._epoch = np.ones(threads, np.int32)
+        self.seen[np.arange(threads), np.arange(threads)] = 1
+        self._writer, self._written = np.zeros((2, words), np.int32)
+        self._reader, self._read = np.zeros((2, words), np.int32)
+        self._gathering: dict[Any, Array] = {}  # clocks of arrivals at what is not complete
+        self._complete: dict[Any, Array] = {}
+
+    def read(self, threads: Array, words: Array) -> None:
+        """words (threads, n)."""
+        self._ordered(
+            self.seen[threads[:, None], self._writer[words]],
+            self._written[words],
+            "reads",
+            "wrote",
+            self._writer[words],
+            threads,
+        )
+        self._reader[words], self._read[words] = threads[:, None], self._epoch[threads][:, None]
+
+    def follow(self, threads: Array, words: Array) -> None:
+        """Use of what was set up before: an mbarrier."""
+        self._ordered(
+            self.seen[threads[:, None], self._writer[words]],
+            self._written[words],
+            "uses",
+            "set up",
+            self._writer[words],
+            threads,
+        )
+
+    def write(self, threads: Array, words: Array) -> None:
+        self.may_write(threads, words)
+        self.wrote(threads, words, self._epoch[threads])
+
+    def may_write(self, threads: Array, words: Array) -> None:
+        for who, when, what in ((self._writer, self._written, "wrote"), (self._reader, self._read, "reads")):
+            self._ordered(self.seen[threads[:, None], who[words]], when[words], "overwrites", what, who[words], threads)
+
+    def wrote(self, threads: Array, words: Array, epochs: Array) -> None:
+        self._writer[words], self._written[words] = threads[:, None], epochs[:, None]
+
+    def read_with(self, clock: Array, reader: int, words: Array) -> None:
+        """By an operation that was issued when its thread's clock was `clock`, and that `reader` has waited for."""
+        self._ordered(
+            clock[self._writer[words]], self._written[words], "uses", "wrote", self._writer[words], np.array([reader])
+        )
+        self._reader[words], self._read[words] = reader, self._epoch[reader]
+
+    def _ordered(self, seen: Array, needed: Array, does: str, did: str, who: Array, threads: Array) -> None:
+        late = seen < needed
+        if late.any():
+            place = np.unravel_index(int(np.argmax(late)), late.shape)
+            thread = int(threads[place[0]]) if len(threads) > 1 else int(threads[0])
+            raise Fault(f"thread {thread} {does} what thread {int(who[place])} {did}, and no barrier lies between")
+
+    def end(self, threads: Array, words: slice, own: slice) -> None:
+        """`threads` end: of their block's `words`, others than its `own` threads must have read all before."""
+        who, when = self._reader[words], self._read[words]
+        foreign = (when > 0) & ((who < own.start) | (who >= own.stop))
+        if foreign.any() and (self.seen[threads[0], who[foreign]] < when[foreign]).any():
+            raise Fault(
+                f"thread {int(threads[0])} ends, and no barrier lies between what other blocks read of its block's memory"
+            )
+
+    def begin(self, threads: Array) -> None:
+        """A new epoch of each."""
+        self._epoch[threads] += 1
+        self.seen[threads, threads] = self._epoch[threads]
+
+    def meet(self, threads: Array, size: int) -> None:
+        """Groups of `size` threads at a barrier: each sees all that the others saw."""
+        together = self.seen[threads].reshape(-1, size, self.seen.shape[1]).max(axis=1)
+        self.seen[threads] = np.repeat(together, size, axis=0)
+        self.begin(threads)
+
+    def release(self, key: Any, threads: Array) -> None:
+        """Arrivals at the barrier `key`."""
+        self.add(key, self.seen[threads].max(axis=0))
+        self.begin(threads)
+
+    def add(self, key: Any, clock: Array) -> None:
+        held = self._gathering.get(key)
+        self._gathering[key] = clock.copy() if held is None else np.maximum(held, clock)
+
+    def complete(self, key: Any) -> None:
+        """The barrier's phase is over: who waits for it sees what all its arrivals saw."""
+        self._complete[key] = self._gathering.pop(key)
+
+    def acquire(self, key: Any, threads: Array) -> None:
+        if key in self._complete:
+            self.seen[threads] = np.maximum(self.seen[threads], self._complete[key])
