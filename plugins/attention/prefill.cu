@@ -382,7 +382,11 @@ paged_prefill(u16* __restrict__ out, const u16* __restrict__ q, const u8* __rest
 #pragma unroll
             for (int i = 0; i < 32; ++i) p[i] = pack(s[2 * i], s[2 * i + 1]);
         };
-        auto await = [&](int at) { wait(full + at % SLOTS * 8, at / SLOTS & 1); return ring + at % SLOTS * TILE_BYTES; };
+        auto await = [&](int at) {
+            wait(full + at % SLOTS * 8, at / SLOTS & 1);
+            __syncwarp();                            // products are a whole warp's
+            return ring + at % SLOTS * TILE_BYTES;
+        };
 
         for (int item = blockIdx.x, turn = 0; item < items; item += gridDim.x, ++turn) {
             wait(query_full + (turn & 1) * 8, turn >> 1 & 1);
