@@ -28,6 +28,7 @@ RUN ?=
 RESULTS ?= benchmarks/results
 PIECES ?=
 TOOLS ?=
+JOBS ?= 2
 
 export PYTHONPATH := src$(if $(PYTHONPATH),:$(PYTHONPATH))
 export INGOT_TRITON_HOME ?= $(abspath .cache/triton)
@@ -37,7 +38,7 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: help demo test
 help: ## list every target
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo; echo "  Variables: MODEL QUANT KV TARGET SM ENGINE BUILD_ARGS SERVE_ARGS TRITON_ARGS CONFIG VLLM RUN RESULTS PIECES TOOLS PYTHON VENV PIP_ARGS"
+	@echo; echo "  Variables: MODEL QUANT KV TARGET SM ENGINE BUILD_ARGS SERVE_ARGS TRITON_ARGS CONFIG VLLM RUN RESULTS PIECES TOOLS PYTHON VENV PIP_ARGS JOBS"
 
 demo: $(VENV)/.demo ## set up, build the bundled model in fp8, serve it, ask it, check the answers
 	$(VENV)/bin/ingot build examples/tiny -o engines/tiny-demo --quant fp8 --kv fp8
@@ -86,8 +87,8 @@ format: $(VENV)/.dev ## let ruff mend what it can
 types: $(VENV)/.dev ## mypy --strict
 	$(PY) -m mypy
 
-unit: $(VENV)/.dev triton-home javascript chromium ## pytest without the GPU tests
-	$(PY) -m pytest -m "not gpu"
+unit: $(VENV)/.dev triton-home javascript chromium ## pytest without the GPU tests, JOBS files at a time
+	$(PY) -m pytest -m "not gpu" -n $(JOBS) --dist loadfile
 
 javascript: $(JAVASCRIPT)/node_modules/.package-lock.json ## OpenAI's JavaScript client, which a test drives: needs node 20 or newer
 
