@@ -28,7 +28,7 @@ RUN ?=
 RESULTS ?= benchmarks/results
 PIECES ?=
 TOOLS ?=
-JOBS ?= 2
+JOBS ?= 3
 
 export PYTHONPATH := src$(if $(PYTHONPATH),:$(PYTHONPATH))
 export INGOT_TRITON_HOME ?= $(abspath .cache/triton)
@@ -88,7 +88,7 @@ types: $(VENV)/.dev ## mypy --strict
 	$(PY) -m mypy
 
 unit: $(VENV)/.dev triton-home javascript chromium ## pytest without the GPU tests, JOBS files at a time
-	$(PY) -m pytest -m "not gpu" -n $(JOBS) --dist loadfile
+	$(PY) -m pytest -m "not gpu" -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 javascript: $(JAVASCRIPT)/node_modules/.package-lock.json ## OpenAI's JavaScript client, which a test drives: needs node 20 or newer
 

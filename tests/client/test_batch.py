@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from click.testing import CliRunner
 from tests.client.fake_backend import NAME, FakeBackend
 from tests.client.served import served
 from tests.engines import LOADER, worker_path, write_engine
+from tests.waiting import MINUTE, until
 
 from ingot.client.batch.command import batch
 from ingot.client.batch.engine import run_on_engine
@@ -135,13 +135,15 @@ def test_an_interrupt_ends_at_once_and_loses_nothing(tmp_path: Path) -> None:
     requests, out = write(tmp_path / "in.jsonl", [line(number) for number in range(4)]), tmp_path / "out.jsonl"
     with served(backend) as url:
         words = [str(requests), "-o", str(out), "--url", url, "--concurrency", "2"]
-        backend.delay = 60
+        backend.delay = 2 * MINUTE
         process = subprocess.Popen([sys.executable, "-m", "ingot.cli", "batch", *words], stderr=subprocess.PIPE)
         with process:
-            while backend.live < 2:
-                time.sleep(0.01)
-            process.send_signal(signal.SIGINT)
-            assert process.wait(timeout=10) == 1
+            try:
+                until(lambda: backend.live == 2)
+                process.send_signal(signal.SIGINT)
+                assert process.wait(MINUTE / 2) == 1
+            finally:
+                process.kill()
         backend.delay = 0
         assert CliRunner().invoke(batch, words).exit_code == 0
     assert len(answers_in(out)) == 4

@@ -103,7 +103,7 @@ def test_an_abort_storm_leaves_the_pool_as_before(service: tuple[EmbeddedBackend
     time.sleep(2 * HEARTBEAT_SECONDS)
     assert pool_is_whole()
     assert gauge(url, "kv_cache_usage_perc") == gauge(url, "num_requests_running") == 0
-    assert gauge(url, "prompt_tokens_total") > CLIENTS
+    assert gauge(url, "prompt_tokens_total") > CLIENTS / 10  # a good part of the storm had begun
     assert httpx.get(url + "/health").status_code == 200
     assert backend.supervisor.restarts == 0
 
