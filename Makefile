@@ -28,7 +28,7 @@ RUN ?=
 RESULTS ?= benchmarks/results
 PIECES ?=
 TOOLS ?=
-JOBS ?= 3
+JOBS ?= 2
 
 export PYTHONPATH := src$(if $(PYTHONPATH),:$(PYTHONPATH))
 export INGOT_TRITON_HOME ?= $(abspath .cache/triton)

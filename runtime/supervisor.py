@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -172,8 +174,9 @@ class Supervisor:
             self.ready, self._connection, self.pid = False, None, None
             watch.cancel()
             connection.close()
-            with suppress(ProcessLookupError):
-                process.kill()
+            if not died.done():
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)  # process.kill() may reap it, and with it how it ended
             await died
         return self._death(reason, process.returncode)
 

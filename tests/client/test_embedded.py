@@ -104,9 +104,6 @@ async def test_a_reader_that_stops_is_cut_off(tmp_path: Path) -> None:
     async with embedded(tmp_path, options, step_seconds=0.001) as backend:
         stream = backend.generate(ask("a"))
         await anext(stream)
-        await until_async(
-            lambda: backend.supervisor.stats is not None and backend.supervisor.stats.generation_tokens > 22
-        )
         await until_async(lambda: held(backend) == 0)
         with pytest.raises(RequestError, match="20 chunks behind"):
             [chunk async for chunk in stream]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
+from asyncio.unix_events import ThreadedChildWatcher
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -110,6 +113,22 @@ async def test_death_is_noticed_at_once_and_mended(how: signal.Signals) -> None:
         assert supervisor.pid != dead
         supervisor.send(request("a", 5, max_tokens=1))
         await until_async(lambda: heard.tokens("a"))
+
+
+async def test_how_it_died_is_known_however_late_its_status_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = ThreadedChildWatcher._do_waitpid  # type: ignore[attr-defined]
+
+    def late(watcher: Any, loop: Any, pid: int, *args: Any) -> None:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        time.sleep(0.3)
+        read(watcher, loop, pid, *args)
+
+    monkeypatch.setattr(ThreadedChildWatcher, "_do_waitpid", late)
+    async with supervised() as (supervisor, heard):
+        assert supervisor.pid is not None
+        os.kill(supervisor.pid, signal.SIGKILL)
+        await until_async(lambda: heard.deaths)
+        assert "signal 9" in str(heard.deaths[0])
 
 
 async def test_signals_to_the_group_are_the_parents_to_answer() -> None:
