@@ -1,13 +1,15 @@
-"""One fake backend behind one real server for a whole module of tests."""
+"""One fake or scripted backend behind one real server for a whole module of tests."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import openai
 import pytest
 from tests.client.fake_backend import FakeBackend
+from tests.client.scripted import ScriptedBackend
 from tests.client.served import served
 
 
@@ -38,3 +40,22 @@ def backend(server: tuple[FakeBackend, str]) -> Iterator[FakeBackend]:
 def client(server: tuple[FakeBackend, str]) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=server[1] + "/v1", api_key="none", max_retries=0) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Iterator[tuple[ScriptedBackend, openai.OpenAI]]:
+    backend = ScriptedBackend()
+    with served(backend) as url, openai.OpenAI(base_url=url + "/v1", api_key="none", max_retries=0) as client:
+        yield backend, client
+
+
+@pytest.fixture
+def said(scripted: tuple[ScriptedBackend, openai.OpenAI]) -> Any:
+    """`said(text, piece=..., tool_parser=...)` sets what the model will say; the client comes back."""
+
+    def say(text: str, **settings: Any) -> openai.OpenAI:
+        backend, client = scripted
+        backend.says(text, **settings)
+        return client
+
+    return say

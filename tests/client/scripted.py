@@ -6,10 +6,23 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
+import openai
 from tests.client.fake_backend import NAME, FakeBackend
 
 from ingot.client.backend import ModelCard
 from ingot.runtime.request import Chunk, GenerateRequest, Usage
+
+PARAMETERS = {
+    "type": "object",
+    "properties": {"city": {"$ref": "#/$defs/city"}},
+    "required": ["city"],
+    "$defs": {"city": {"type": "string"}},
+}
+TOOLS: list[Any] = [
+    {"type": "function", "function": {"name": "weather", "description": "The weather", "parameters": PARAMETERS}},
+    {"type": "function", "function": {"name": "clock"}},
+]
+USER: list[Any] = [{"role": "user", "content": "hi"}]
 
 
 class ScriptedBackend(FakeBackend):
@@ -52,4 +65,8 @@ class ScriptedBackend(FakeBackend):
             )
 
 
-__all__ = ["NAME", "ScriptedBackend"]
+def create(client: openai.OpenAI, **fields: Any) -> Any:
+    return client.chat.completions.create(model=NAME, messages=USER, **fields)
+
+
+__all__ = ["NAME", "PARAMETERS", "TOOLS", "USER", "ScriptedBackend", "create"]

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
 import openai
 import pytest
-from tests.client.scripted import NAME, ScriptedBackend
-from tests.client.served import served
+from tests.client.scripted import NAME, PARAMETERS, TOOLS, USER, create
 
 from ingot.client.openai.json_calls import MAX_HELD_CHARS
 from ingot.client.openai.tool_parsers import NOTATIONS, MarkedCalls, guess_notation
 
-PARAMETERS = {
-    "type": "object",
-    "properties": {"city": {"$ref": "#/$defs/city"}},
-    "required": ["city"],
-    "$defs": {"city": {"type": "string"}},
-}
-TOOLS: list[Any] = [
-    {"type": "function", "function": {"name": "weather", "description": "The weather", "parameters": PARAMETERS}},
-    {"type": "function", "function": {"name": "clock"}},
-]
-USER: list[Any] = [{"role": "user", "content": "hi"}]
 ARGUMENTS = '{"city": "}<a href=\\"x\\"> [TOOL_CALLS] \\u00e4"}'
 
 ANSWERS = [
@@ -50,29 +37,6 @@ ANSWERS = [
     ),
     ("mistral", f"Well. [TOOL_CALLS]weather[ARGS]{ARGUMENTS}[TOOL_CALLS]clock{{}}", "Well."),
 ]
-
-
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[tuple[ScriptedBackend, openai.OpenAI]]:
-    backend = ScriptedBackend()
-    with served(backend) as url, openai.OpenAI(base_url=url + "/v1", api_key="none", max_retries=0) as client:
-        yield backend, client
-
-
-@pytest.fixture
-def said(scripted: tuple[ScriptedBackend, openai.OpenAI]) -> Any:
-    """`said(text, piece=..., tool_parser=...)` sets what the model will say; the client comes back."""
-
-    def say(text: str, **settings: Any) -> openai.OpenAI:
-        backend, client = scripted
-        backend.says(text, **settings)
-        return client
-
-    return say
-
-
-def create(client: openai.OpenAI, **fields: Any) -> Any:
-    return client.chat.completions.create(model=NAME, messages=USER, **fields)
 
 
 def streamed(client: openai.OpenAI, **fields: Any) -> dict[str, Any]:

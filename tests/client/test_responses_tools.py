@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
 from tests.client.scripted import NAME, ScriptedBackend
-from tests.client.served import served
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOLS: list[Any] = [
@@ -21,13 +19,6 @@ CALLS = (
     '<tool_call>\n{"name": "clock", "arguments": {}}\n</tool_call>'
 )
 FAMILY = {"tool_parser": "hermes", "reasoning_parser": "qwen3"}
-
-
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[tuple[ScriptedBackend, openai.OpenAI]]:
-    backend = ScriptedBackend()
-    with served(backend) as url, openai.OpenAI(base_url=url + "/v1", api_key="none", max_retries=0) as client:
-        yield backend, client
 
 
 @pytest.fixture

@@ -3,55 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
-from tests.client.scripted import NAME, ScriptedBackend
-from tests.client.served import served
+from tests.client.scripted import PARAMETERS, TOOLS, create
 
 from ingot.client.openai.tool_parsers import NOTATIONS
-
-USER: list[Any] = [{"role": "user", "content": "hi"}]
-PARAMETERS = {
-    "type": "object",
-    "properties": {"city": {"$ref": "#/$defs/city"}},
-    "required": ["city"],
-    "$defs": {"city": {"type": "string"}},
-}
-TOOLS: list[Any] = [
-    {"type": "function", "function": {"name": "weather", "description": "The weather", "parameters": PARAMETERS}},
-    {"type": "function", "function": {"name": "clock"}},
-]
 
 STRICT: list[Any] = [
     {"type": "function", "function": {"name": "weather", "strict": True, "parameters": PARAMETERS}},
     TOOLS[1],
 ]
-
-
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[tuple[ScriptedBackend, openai.OpenAI]]:
-    backend = ScriptedBackend()
-    with served(backend) as url, openai.OpenAI(base_url=url + "/v1", api_key="none", max_retries=0) as client:
-        yield backend, client
-
-
-@pytest.fixture
-def said(scripted: tuple[ScriptedBackend, openai.OpenAI]) -> Any:
-    """`said(text, piece=..., tool_parser=...)` sets what the model will say; the client comes back."""
-
-    def say(text: str, **settings: Any) -> openai.OpenAI:
-        backend, client = scripted
-        backend.says(text, **settings)
-        return client
-
-    return say
-
-
-def create(client: openai.OpenAI, **fields: Any) -> Any:
-    return client.chat.completions.create(model=NAME, messages=USER, **fields)
 
 
 @pytest.mark.parametrize("family", sorted(NOTATIONS))
