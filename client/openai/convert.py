@@ -84,7 +84,7 @@ def chat_to_ours(body: ChatRequest, request_id: str, card: ModelCard, *, marked:
                 "A call is required and another format is asked for.", mend="Ask for one of them.", param="tool_choice"
             )
         params = msgspec.structs.replace(params, grammar=call)
-    elif (tag := strict_calls(body, card)) is not None:
+    elif params.grammar is None and (tag := strict_calls(body, card)) is not None:
         params = msgspec.structs.replace(params, grammar=tag)
     if marked and body.skip_special_tokens is None:  # the marks are special tokens of many families
         params = msgspec.structs.replace(params, skip_special_tokens=False)

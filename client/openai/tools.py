@@ -34,11 +34,11 @@ def forced_call(body: ChatRequest) -> Grammar | None:
 
 
 def strict_calls(body: ChatRequest, card: ModelCard) -> Grammar | None:
-    """What an answer follows in which calls may come, where the arguments of some must fit."""
+    """What an answer without another format follows: calls may come in it, and the arguments of some must fit."""
     tools = body.tools or []
     if body.tool_choice not in (None, "auto") or not any(tool.function.strict for tool in tools):
         return None
-    if card.tool_parser is None or grammar_of(body) is not None:  # refused by reading_of; nothing is called
+    if card.tool_parser is None:  # refused by reading_of
         return None
     reasoning = parser_of(card, body.reasoning_effort)
     grammar = tag_of(
