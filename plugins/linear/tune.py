@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,10 +21,10 @@ from ingot.plugins.linear.bulk import Bulk, bulk_choices, hopper
 from ingot.plugins.linear.launch import Choice, Choices, Library, Skinny, Tiled, guess, run_linear, skinny_fits
 from ingot.plugins.linear.reference import dequantize
 from ingot.plugins.quantize.launch import Quantized, quantize_rows
+from ingot.plugins.trial import seconds
 from ingot.plugins.variants import Variants
 
 KINDS: dict[str, type[Choice]] = {"library": Library, "skinny": Skinny, "bulk": Bulk, "tiled": Tiled}
-REPEATS = 5
 
 
 def tune(weights: Mapping[str, Weight[Tensor]], rows: Iterable[int], dtype: torch.dtype, *, layers: int = 8) -> Choices:
@@ -78,23 +78,12 @@ def candidates(scheme: Scheme, n: int, k: int, bucket: int) -> list[Choice]:
 
 def seconds_of(x: Tensor | Quantized, weights: Sequence[Weight[Tensor]], choice: Choice, dtype: torch.dtype) -> float:
     """Mean over the weights, median of the replays."""
-    calls: list[Callable[[], Tensor]] = [lambda w=w: run_linear(x, w, choice, out_dtype=dtype) for w in weights]  # type: ignore[misc]
-    for call in calls[:2]:
-        call()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for call in calls:
-            call()
-    times: list[float] = []
-    for _ in range(REPEATS):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end))
-    return sorted(times)[REPEATS // 2] / 1e3 / len(weights)
+
+    def take_all() -> None:
+        for weight in weights:
+            run_linear(x, weight, choice, out_dtype=dtype)
+
+    return seconds(take_all, inner=1) / len(weights)
 
 
 def write_choices(choices: Choices, path: Path) -> None:
