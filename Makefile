@@ -156,7 +156,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
-	@echo "Installing ingot and its libraries into $(VENV) (about 2 GB of disk, a few minutes the first time)"
+	@echo "Installing ingot and its libraries into $(VENV) (about 2 GB of disk, 5 with PyTorch's CUDA libraries; a few minutes the first time)"
 	$(PY) -m pip install -q --no-compile $(PIP_ARGS) -c constraints.txt -e ".[serve,build,demo]"
 	@touch $@
 
@@ -165,6 +165,6 @@ $(VENV)/.triton: $(VENV)/.demo
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	@echo "Installing ingot and everything its tests use into $(VENV) (about 3 GB of disk, a few minutes the first time)"
+	@echo "Installing ingot and everything its tests use into $(VENV) (about 3 GB of disk, 6 with PyTorch's CUDA libraries; a few minutes the first time)"
 	$(PY) -m pip install -q --no-compile $(PIP_ARGS) -c constraints.txt -e ".[serve,build,demo,client,dev,tensorrt-rtx]"
 	@touch $(VENV)/.demo $(VENV)/.triton $@
