@@ -119,7 +119,7 @@ class LayerwiseModel:
         longest = max(len(batch.positions) for batch in self._batches)
         ops = self._ops(self.source.layer(layer), longest)
         for index, batch in enumerate(self._batches):
-            x = attention_block(ops, layer, self._inputs[index], batch)
+            x = ops.linear(f"layers.{layer}.o", attention_block(ops, layer, self._inputs[index], batch))
             x, residual = ops.add_rms_norm(f"layers.{layer}.post_norm", x, self.residuals[index])
             x = mlp_block(ops, layer, x)
             self._inputs[index], self.residuals[index] = ops.add_rms_norm(norm_after(self.config, layer), x, residual)
@@ -129,7 +129,7 @@ class LayerwiseModel:
         if self._head is None:
             name = "embed" if self.config.tie_embeddings else "lm_head"
             self._head = self._ops({"lm_head": self.source.single(name)[name]}, 1)
-        return self._head.logits("lm_head", self._inputs[index], self._batches[index])
+        return self._head.logits("lm_head", self._inputs[index])
 
     def _ops(self, weights: Weights, num_tokens: int) -> ReferenceOps:
         """Ops for a layer's weights. Texts and layers follow each other, so one cache serves them all."""

@@ -7,16 +7,26 @@ from ingot.network.ops import Batch, Ops, T
 
 
 def decoder(ops: Ops[T], config: ModelConfig, batch: Batch[T]) -> T:
-    """Logits (R, V) in float32 of the rows that `batch.logit_rows` asks for. Extends the KV cache by the batch's tokens."""
-    return ops.logits("lm_head", hidden_states(ops, config, batch), batch)
+    """Logits (R, V) in float32 of the rows that `batch.logit_rows` asks for. Extends the KV cache by the batch's tokens.
+
+    Rows that no logits are asked of end with the last layer's attention: what follows would be read by nobody.
+    """
+    return ops.logits("lm_head", layers(ops, config, batch, every_row=False))
 
 
 def hidden_states(ops: Ops[T], config: ModelConfig, batch: Batch[T]) -> T:
     """(T, C) after the last norm, of every token of the batch. Extends the KV cache as `decoder` does."""
+    return layers(ops, config, batch, every_row=True)
+
+
+def layers(ops: Ops[T], config: ModelConfig, batch: Batch[T], *, every_row: bool) -> T:
     residual = ops.embedding("embed", batch.token_ids)
     x = ops.rms_norm("layers.0.input_norm", residual)
     for layer in range(config.num_layers):
         x = attention_block(ops, layer, x, batch)
+        if layer + 1 == config.num_layers and not every_row:
+            x, residual = ops.wanted_rows(x, batch), ops.wanted_rows(residual, batch)
+        x = ops.linear(f"layers.{layer}.o", x)
         x, residual = ops.add_rms_norm(f"layers.{layer}.post_norm", x, residual)
         x = mlp_block(ops, layer, x)
         x, residual = ops.add_rms_norm(norm_after(config, layer), x, residual)
@@ -24,8 +34,9 @@ def hidden_states(ops: Ops[T], config: ModelConfig, batch: Batch[T]) -> T:
 
 
 def attention_block(ops: Ops[T], layer: int, x: T, batch: Batch[T]) -> T:
+    """(T, C) -> (T, H * D), before the o projection."""
     q, k, v = ops.rope(layer, ops.linear(f"layers.{layer}.qkv", x), batch)
-    return ops.linear(f"layers.{layer}.o", ops.attention(layer, q, k, v, batch))
+    return ops.attention(layer, q, k, v, batch)
 
 
 def mlp_block(ops: Ops[T], layer: int, x: T) -> T:

@@ -68,6 +68,10 @@ class Ops(Protocol[T]):
         """(T, 2F) -> (T, F): silu of the first half times the second."""
         ...
 
-    def logits(self, name: str, x: T, batch: Batch[T]) -> T:
-        """(T, C) -> (R, V) in float32, for batch.logit_rows only."""
+    def wanted_rows(self, x: T, batch: Batch[T]) -> T:
+        """(T, ...) -> (R, ...): the rows batch.logit_rows of x."""
+        ...
+
+    def logits(self, name: str, x: T) -> T:
+        """(R, C) -> (R, V) in float32."""
         ...

@@ -148,9 +148,10 @@ class CudaOps:
     def silu_mul(self, gate_up: Tensor) -> Gated:
         return Gated(gate_up=gate_up)
 
-    def logits(self, name: str, x: Tensor, batch: Batch[Tensor]) -> Tensor:
-        if not (isinstance(batch, CudaBatch) and batch.all_rows):
-            x = x[batch.logit_rows]
+    def wanted_rows(self, x: Tensor, batch: Batch[Tensor]) -> Tensor:
+        return x if isinstance(batch, CudaBatch) and batch.all_rows else x[batch.logit_rows]
+
+    def logits(self, name: str, x: Tensor) -> Tensor:
         weight = self._weights[name]
         choice = self._pick(weight, x)
         if weight.scheme is Scheme.FP8:

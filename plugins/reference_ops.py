@@ -100,8 +100,11 @@ class ReferenceOps:
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         return silu_mul(gate_up)
 
-    def logits(self, name: str, x: Tensor, batch: Batch[Tensor]) -> Tensor:
-        return dense_linear(x[batch.logit_rows], self._linears[name]).float()
+    def wanted_rows(self, x: Tensor, batch: Batch[Tensor]) -> Tensor:
+        return x[batch.logit_rows]
+
+    def logits(self, name: str, x: Tensor) -> Tensor:
+        return dense_linear(x, self._linears[name]).float()
 
     def _begin(self, batch: Batch[Tensor]) -> Step:
         if self._step is None or self._step.batch is not batch:

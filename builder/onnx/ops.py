@@ -44,7 +44,7 @@ class OnnxOps:
         self.max_positions = max_positions
         self.fp4_inputs = fp4_inputs
         self._rope: tuple[ir.Value, ir.Value] | None = None
-        self._residuals = 0
+        self._residuals, self._rows = 0, "tokens"
 
     def batch(self) -> Batch[ir.Value]:
         """The graph's inputs, all int32; tokens, sequences, pages and rows are dynamic."""
@@ -117,11 +117,15 @@ class OnnxOps:
             gate, up = self.graph.ops("Split", gate_up, outputs=2, axis=-1, num_outputs=2)
             return self.graph.op("Mul", self.graph.op("Mul", gate, self.graph.op("Sigmoid", gate)), up)
 
-    def logits(self, name: str, x: ir.Value, batch: Batch[ir.Value]) -> ir.Value:
+    def wanted_rows(self, x: ir.Value, batch: Batch[ir.Value]) -> ir.Value:
+        self._rows = "rows"
+        with self.graph.scope("wanted_rows"):
+            return self.graph.op("Gather", x, batch.logit_rows)
+
+    def logits(self, name: str, x: ir.Value) -> ir.Value:
         held = name if f"{name}.weight" in self.weights else "embed"
         with self.graph.scope(name):
-            rows = self.graph.op("Gather", x, batch.logit_rows)
-            y = linear(self.graph, self.weights, held, rows, fp4_inputs=self.fp4_inputs)
+            y = linear(self.graph, self.weights, held, x, fp4_inputs=self.fp4_inputs)
             logits = self.graph.typed(self.graph.cast(y, F32), "logits", ["rows", self.config.vocab_size], F32)
         self.graph.outputs.append(logits)
         return logits
@@ -136,7 +140,7 @@ class OnnxOps:
 
     def _residual(self, value: ir.Value) -> ir.Value:
         self._residuals += 1
-        return self.graph.typed(value, f"residual.{self._residuals}", ["tokens", self.config.hidden_size])
+        return self.graph.typed(value, f"residual.{self._residuals}", [self._rows, self.config.hidden_size])
 
     def _rope_rows(self, positions: ir.Value) -> tuple[ir.Value, ir.Value]:
         """cos and sin (T, 1, D / 2) in float32, from tables: a GPU's fast sine is wrong at a hundred thousand radians."""

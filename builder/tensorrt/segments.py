@@ -59,12 +59,18 @@ def is_attention(node: ir.Node) -> bool:
 
 
 def value_levels(graph: ir.Graph) -> dict[ir.Value, int]:
-    """How many attentions must have run before a value exists. Constants have none and are left out."""
+    """How many attentions have run when a value is computed: as many as it needs, or as its first reader needs if that is
+    more, so that what a segment hands on is what the decoder calls its own. Constants have none and are left out."""
     levels = dict.fromkeys(graph.inputs, 0)
     for node in graph:
         found = [levels[value] for value in node.inputs if value in levels]
         if found:
             levels.update(dict.fromkeys(node.outputs, max(found) + is_attention(node)))
+    for node in reversed(graph):
+        readers = [reader for value in node.outputs for reader, _ in value.uses()]
+        if readers and node.outputs[0] in levels and not is_attention(node):
+            first = min(levels[reader.outputs[0]] - is_attention(reader) for reader in readers)
+            levels.update(dict.fromkeys(node.outputs, max(first, levels[node.outputs[0]])))
     return levels
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ingot.errors import EngineError
 from ingot.manifest import Limits, Manifest
 from ingot.network.config import ModelConfig
-from ingot.network.decoder import hidden_states
+from ingot.network.decoder import decoder, hidden_states
 from ingot.network.weights import Weight
 from ingot.plugins.attention.cache import allocate_caches
 from ingot.plugins.dtypes import torch_dtype
@@ -92,14 +92,18 @@ class CpuProgram:
         scored = self._scores.wanted(slices)
         layout = self._tables.layout(slices, scored)
         self._sampler.follow(slices)
-        hidden = hidden_states(self._ops, self._config, layout.batch)
-        logits = self._ops.logits("lm_head", hidden, layout.batch)
+        logits, vectors = self._logits_and_vectors(slices, layout)
         tokens, logprobs = self._sample(logits[: len(layout.sampling)], layout, len(slices))
         prompt_logprobs = self._scores.read(slices, scored, logits[len(layout.sampling) :])
-        vectors: dict[int, bytes] = {}
-        if self._pools.wanted(slices):
-            vectors = self._pools.read(slices, layout.batch.query_starts.tolist(), hidden)
         return StepResult(tokens=tokens, logprobs=logprobs, prompt_logprobs=prompt_logprobs, vectors=vectors)
+
+    def _logits_and_vectors(self, slices: list[Slice], layout: Layout) -> tuple[Tensor, dict[int, bytes]]:
+        """Every token goes through the whole network only where vectors are made of it."""
+        if not self._pools.wanted(slices):
+            return decoder(self._ops, self._config, layout.batch), {}
+        hidden = hidden_states(self._ops, self._config, layout.batch)
+        vectors = self._pools.read(slices, layout.batch.query_starts.tolist(), hidden)
+        return self._ops.logits("lm_head", self._ops.wanted_rows(hidden, layout.batch)), vectors
 
     def _sample(self, logits: Tensor, layout: Layout, num_slices: int) -> tuple[list[int], list[TokenLogprobs | None]]:
         """By slice; -1 and None for those that do not sample."""

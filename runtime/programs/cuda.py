@@ -57,7 +57,7 @@ def cuda_program(
 
         def open_model(batch: CudaBatch) -> tuple[Tensor, Tensor]:
             hidden = hidden_states(ops, config, batch)
-            return ops.logits("lm_head", hidden, batch), hidden
+            return ops.logits("lm_head", ops.wanted_rows(hidden, batch)), hidden
 
         forward = CudaForward(
             config, lambda batch: decoder(ops, config, batch), caches, tables, limits, kv_dtype or dtype, share=memory_share, graphs=graphs,

@@ -88,15 +88,15 @@ class CudaForward:
         if bucket is not None:
             return self._mixed.run(step, bucket)
         batch, hidden = self._mixed_batch(step), None
-        if self._open_model is None:
-            logits = self._model(batch)
-        else:
+        if keep_hidden and self._open_model is not None:
             logits, hidden = self._open_model(batch)
+        else:
+            logits = self._model(batch)
         n = len(step.sampling)
         tokens = self._tables.tokens[:n]
         if n:
             greedy(logits[:n], tokens, self._tables.put(step.sampled_rows), self._tables.last_tokens)
-        return Sampled(logits=logits, tokens=tokens, hidden=hidden)
+        return Sampled(logits=logits[: len(step.logit_rows)], tokens=tokens, hidden=hidden)
 
     def close(self) -> None:
         self._graphs.clear()
@@ -105,13 +105,14 @@ class CudaForward:
         self._caches.clear()
 
     def _mixed_batch(self, step: MixedStep) -> CudaBatch:
-        """Uploads a mixed step in one copy and takes it apart on the GPU."""
+        """Uploads a mixed step in one copy and takes it apart on the GPU. Where no logits are wanted, the first row's are made:
+        no kernel is asked to take no rows."""
         fields = (
             step.inputs.reshape(-1),
             step.query_starts,
             step.lengths,
             step.rows,
-            step.logit_rows,
+            step.logit_rows if len(step.logit_rows) else np.zeros(1, np.int32),
             step.tile_seqs,
             step.tile_starts,
         )

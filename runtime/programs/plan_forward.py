@@ -64,7 +64,7 @@ class PlanForward:
             self._run(last, values, decode=batch.all_rows)
             return values["logits"]
 
-        return in_chunks(logits, rows, self.max_rows) if len(rows) else self._buffers["logits"][0][:0]
+        return in_chunks(logits, rows, self.max_rows)
 
     def _run(self, segment: Segment, values: dict[str, Tensor], *, decode: bool) -> None:
         """Runs a segment on the values and puts its outputs among them. An `x_out` becomes the next segment's x."""

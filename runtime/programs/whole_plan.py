@@ -68,8 +68,6 @@ class WholePlan:
             )  # fmt: skip
             return out
 
-        if not len(rows):
-            return logits(self._every[:1])[:0]
         return in_chunks(logits, rows, self.max_rows)
 
     def _inputs(self, batch: CudaBatch) -> dict[str, Tensor]:

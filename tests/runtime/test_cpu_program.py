@@ -13,6 +13,7 @@ import msgspec
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.builder.onnx.steps import NUM_PAGES, PAGE_SIZE, steps
 from tests.checkpoints import CHECKPOINTS, canonical, read, save
 from tests.runtime.hand_driver import HandDriver, Request
 from torch import Tensor
@@ -20,7 +21,10 @@ from torch import Tensor
 from ingot.errors import EngineError
 from ingot.manifest import Limits, Manifest
 from ingot.network.config import ModelConfig
+from ingot.network.decoder import decoder, hidden_states
 from ingot.network.weights import Weight
+from ingot.plugins.attention.cache import allocate_caches
+from ingot.plugins.reference_ops import ReferenceOps
 from ingot.plugins.score import Scorer
 from ingot.runtime.params import SamplingParams
 from ingot.runtime.plan import StepPlan
@@ -111,6 +115,35 @@ def test_bfloat16_rounds_as_transformers_does(each: Checkpoint, tmp_path: Path) 
     truth = Scorer(each.config, rounded, dtype=torch.float32).logits(text)
     ours = Scorer(each.config, rounded, dtype=torch.bfloat16).logits(text)
     assert (ours - truth).square().mean() <= 1.5 * (theirs - truth).square().mean()
+
+
+def test_rows_that_nobody_reads_end_early_and_change_nothing(each: Checkpoint) -> None:
+    """The decoder's logits are those of all hidden states' wanted rows, and it leaves the same cache."""
+    made = []
+    for whole in (False, True):
+        caches = allocate_caches(each.config, NUM_PAGES, PAGE_SIZE, torch.float32)
+        ops = RowCounter(each.config, each.weights, caches, dtype=torch.float32)
+        for step in steps(each.config.vocab_size):
+            if whole:
+                hidden = hidden_states(ops, each.config, step)
+                logits = ops.logits("lm_head", ops.wanted_rows(hidden, step))
+            else:
+                logits = decoder(ops, each.config, step)
+            assert ops.rows == len(step.token_ids if whole else step.logit_rows)
+            made.append((logits, torch.stack(caches)))
+    for (logits, cache), (expected, filled) in zip(made[:2], made[2:], strict=True):
+        assert (logits - expected).abs().max() <= 1e-6 * expected.abs().max()
+        assert torch.equal(cache, filled)
+
+
+class RowCounter(ReferenceOps):
+    """Remembers how many rows the last MLP had."""
+
+    rows = 0
+
+    def silu_mul(self, gate_up: Tensor) -> Tensor:
+        self.rows = len(gate_up)
+        return super().silu_mul(gate_up)
 
 
 def test_one_row_and_many_rows_write_the_same(llama: Checkpoint) -> None:
