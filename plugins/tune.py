@@ -6,7 +6,7 @@ A variant is taken only where a small ragged case shows it as exact as the usual
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -69,16 +69,19 @@ def tune_engine(
     assert isinstance(attention, PrefillChoice)
     assert isinstance(activation, SiluChoice)
     variants = replace(variants, prefill=attention, silu=activation)
-    if config.head_dim == 128 and dtype == torch.bfloat16:
-        rotates = best(rotation_trial(config, dtype, kv_dtype, page))
-        variants = replace(variants, rotate_in_attention=bool(rotates))
     prepared = [n for n in (1, 4) if best(preparation_trial(config, weights, choices, dtype, n))]
     variants = replace(variants, prepared_rows=max(prepared, default=0))
-    if supported():
-        found = [best(overlap_trial(config, weights, choices, dtype, kv_dtype, page, n)) for n in (16, 64)]
-        kept = [each for each in found if isinstance(each, Overlap)]
-        late, ahead = max(each.late for each in kept), max(each.ahead for each in kept)
-        variants = replace(variants, overlap=Overlap(late=late, ahead=ahead))
+    rotates = [False]
+    if config.head_dim == 128 and dtype == torch.bfloat16:
+        verdict = decide(rotation_trial(config, dtype, kv_dtype, page))
+        report("rotation in attention", verdict)
+        rotates += [True] if True in verdict.seconds else []  # right; whether it is faster, a whole step tells
+    few = best(step_trial(config, weights, choices, dtype, kv_dtype, page, 16, rotates))
+    assert isinstance(few, StepWay)
+    more = best(step_trial(config, weights, choices, dtype, kv_dtype, page, 64, [few.rotates]))
+    assert isinstance(more, StepWay)
+    late = max(few.overlap.late, more.overlap.late)
+    variants = replace(variants, rotate_in_attention=few.rotates, overlap=Overlap(late=late))
     return replace(choices, variants=variants)
 
 
@@ -100,7 +103,7 @@ def prefill_ways(case: PrefillCase) -> list[object]:
             PrefillChoice(keys=k, warps=w, stages=s) for k, w, s in ((64, 4, 3), (64, 4, 2), (128, 8, 2), (64, 8, 2))
         ]
     if fits_cuda_prefill(case.q, case.paged.cache):
-        ways.append(PrefillChoice(cuda=True))
+        ways += [PrefillChoice(cuda=True), PrefillChoice(cuda=True, in_turns=True)]
     return list(dict.fromkeys(ways))
 
 
@@ -253,11 +256,20 @@ def rotation_trial(config: ModelConfig, dtype: torch.dtype, kv_dtype: torch.dtyp
     )
 
 
-def overlap_trial(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepWay:
+    """How kernels of a decode step stand to each other."""
+
+    rotates: bool  # in attention
+    overlap: Overlap
+
+
+def step_trial(
     config: ModelConfig, weights: Mapping[str, Weight[Tensor]], choices: Choices, dtype: torch.dtype, kv_dtype: torch.dtype,
-    page: int, rows: int,
+    page: int, rows: int, rotates: Sequence[bool],
 ) -> Trial[object]:  # fmt: skip
-    """Ways: kernels of so many rows overlap not at all, late or ahead. The step's numbers must not change at all."""
+    """Ways: whether kernels of so many rows overlap late, each with and without rotation in attention where that is asked for.
+    Overlapping must not change the step's numbers at all."""
     few = replace(config, num_layers=min(LAYERS, config.num_layers), windows=config.windows[:LAYERS])
     own = {name: weight for name, weight in weights.items() if layer_of(name) < few.num_layers}
     batch = decode_batch(few, rows, CONTEXT, page, kv_dtype)
@@ -265,21 +277,30 @@ def overlap_trial(
         torch.randn(2, rows * -(-CONTEXT // page), few.num_kv_heads, page, few.head_dim, device="cuda", dtype=dtype).to(kv_dtype)
         for _ in range(few.num_layers)
     ]  # fmt: skip
-    ways = (Overlap(), Overlap(late=rows), Overlap(ahead=rows))
+    overlaps = (Overlap(), Overlap(late=rows)) if supported() else (Overlap(),)
+    ways = [StepWay(rotates=rotating, overlap=overlap) for rotating in rotates for overlap in overlaps]
+    variants = {way: Variants(rotate_in_attention=way.rotates, overlap=way.overlap) for way in ways}
     steps = {
-        way: CudaOps(few, own, caches, dtype=dtype, max_position=2 * CONTEXT, choices=replace(choices, variants=Variants(overlap=way)))
+        way: CudaOps(few, own, caches, dtype=dtype, max_position=2 * CONTEXT, choices=replace(choices, variants=variants[way]))
         for way in ways
     }  # fmt: skip
 
     def run(way: object) -> Tensor:
-        assert isinstance(way, Overlap)
+        assert isinstance(way, StepWay)
         ops = steps[way]
         ops.settle()
         interpreter: Ops[Any] = ops
         logits: Tensor = decoder(interpreter, few, batch)
         return logits
 
-    return Trial(name=f"overlap of {rows} rows", ways=list(ways), check=run, truth=run(ways[0]), run=run)
+    usual = run(ways[0])
+
+    def check(way: object) -> Tensor:
+        """What overlapping changes, put upon the usual step."""
+        assert isinstance(way, StepWay)
+        return usual + (run(way) - run(replace(way, overlap=Overlap())))
+
+    return Trial(name=f"step of {rows} rows", ways=list(ways), check=check, truth=usual, run=run)
 
 
 def layer_of(name: str) -> int:

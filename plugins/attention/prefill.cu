@@ -9,7 +9,8 @@
 // FP8 becomes fp16, which holds e4m3 exactly, on its way to shared memory. Tokens past a sequence's end are stored as zeros:
 // stale slots may hold NaN, and 0 * NaN is not 0. Tiles go from the last keys to the first, masks first.
 //
-// Defined at compile time: GROUP (query heads per KV head), PAGE (multiple of 16), KV_FP8 (0, 1). Head dim 128.
+// Defined at compile time: GROUP (query heads per KV head), PAGE (multiple of 16), KV_FP8 (0, 1), IN_TURNS (1: a warpgroup's products
+// are issued once the other's are, so that each computes its softmax while the other multiplies). Head dim 128.
 // Cache: [2][pages][kv heads][PAGE][128]. q and out: [tokens][kv heads * GROUP][128] bf16. Dynamic shared memory: SHARED bytes.
 
 typedef unsigned int u32;
@@ -59,9 +60,13 @@ __device__ __forceinline__ void copy_async(u32 to, const void* from, bool real) 
 __device__ __forceinline__ u32 place(int row, int chunk, u32 half) {
     return (chunk >> 3) * half + row * 128 + (((chunk & 7) ^ (row & 7)) << 4);
 }
-__device__ __forceinline__ void publish() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+// What other threads stored, and this one has seen arrive, may be read by its products. The readers fence: a fence of the producers
+// would wait for the loads that they have under way.
+__device__ __forceinline__ void open_to_products() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 __device__ __forceinline__ void initialize(u32 bar, int count) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(bar), "r"(count)); }
 __device__ __forceinline__ void arrive(u32 bar) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(bar) : "memory"); }
+// Once all that this thread has asked to be copied until now has landed.
+__device__ __forceinline__ void arrive_with_copies(u32 bar) { asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" :: "r"(bar) : "memory"); }
 __device__ __forceinline__ bool reached(u32 bar, u32 parity) {
     u32 done;
     asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
@@ -183,7 +188,6 @@ struct Producer {
             const u8* from = source(t.key, i, t.entries);
             copy_async(tile + place(i * ROWS + lane / CHUNKS, lane % CHUNKS, HALF_BYTES), from ? from + t.side : cache, from != nullptr);
         }
-        asm volatile("cp.async.commit_group;" ::: "memory");
     }
 #endif
 };
@@ -233,7 +237,7 @@ paged_prefill(u16* __restrict__ out, const u16* __restrict__ q, const u8* __rest
 #pragma unroll
         for (int i = 0; i < SLOTS; ++i) initialize(full + i * 8, 128), initialize(empty + i * 8, 8);
 #pragma unroll
-        for (int i = 0; i < 2; ++i) initialize(query_full + i * 8, 128), initialize(query_empty + i * 8, 8);
+        for (int i = 0; i < 2; ++i) initialize(query_full + i * 8, 129), initialize(query_empty + i * 8, 8);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     __syncthreads();
@@ -252,20 +256,8 @@ paged_prefill(u16* __restrict__ out, const u16* __restrict__ q, const u8* __rest
             const int slot = pending % SLOTS;
             wait(empty + slot * 8, (pending / SLOTS & 1) ^ 1);
             from.store(held, ring + slot * TILE_BYTES);
-            publish();
             arrive(full + slot * 8);
             pending = -1;
-        };
-#else
-        int pending = -1, pending_query = -1;        // slots whose copies are under way and not yet announced
-        auto announce = [&](int left) {
-            if (pending < 0) return;
-            if (left) asm volatile("cp.async.wait_group 1;" ::: "memory");
-            else asm volatile("cp.async.wait_group 0;" ::: "memory");
-            publish();
-            if (pending_query >= 0) arrive(query_full + pending_query * 8);
-            arrive(full + pending * 8);
-            pending = pending_query = -1;
         };
 #endif
         for (int item = blockIdx.x, turn = 0; item < items; item += gridDim.x, ++turn) {
@@ -275,13 +267,12 @@ paged_prefill(u16* __restrict__ out, const u16* __restrict__ q, const u8* __rest
             from.pages = page_table + (i64)(rows ? rows[w.seq] : w.seq) * max_pages;
 #if KV_FP8
             put(odd);
-#else
-            announce(0);
 #endif
             wait(query_bar, (turn >> 1 & 1) ^ 1);
-            if (lane == 0) {
+            if (lane == 0) {                         // an arrival with copies would not tell of this store
                 works[turn & 1] = w;
                 if (w.query >= w.count) works[turn & 1].tiles = 0;
+                arrive(query_full + (turn & 1) * 8);
             }
             if (w.query >= w.count) {                // tiles that nothing was left for come last: this block has no more
                 arrive(query_full + (turn & 1) * 8);
@@ -305,11 +296,12 @@ paged_prefill(u16* __restrict__ out, const u16* __restrict__ q, const u8* __rest
 #endif
             }
 #if KV_FP8
-            publish();
             arrive(query_full + (turn & 1) * 8);
+#else
+            arrive_with_copies(query_full + (turn & 1) * 8);
 #endif
             int now[PAGES] = {}, before[PAGES] = {};
-            // The i-th of an item: K0, K1, V0, K2, V1, ..., V of the last. Loaded tiles are announced one step later.
+            // The i-th of an item: K0, K1, V0, K2, V1, ..., V of the last. In FP8 a loaded tile is stored one step later.
             auto bring = [&](int i) {
                 const bool key_side = i == 0 || (i & 1 && i < 2 * w.tiles - 1);
                 const int tile = key_side ? (i + 1) / 2 : i / 2 - (i & 1 ? 0 : 1);
@@ -337,23 +329,15 @@ paged_prefill(u16* __restrict__ out, const u16* __restrict__ q, const u8* __rest
 #else
             for (int i = 0; i < 2 * w.tiles; ++i, ++step) {
                 const int slot = step % SLOTS;
-                const u32 parity = (step / SLOTS & 1) ^ 1;
                 const Tile t = bring(i);
-                if (!reached(empty + slot * 8, parity)) {
-                    announce(0);
-                    wait(empty + slot * 8, parity);
-                }
+                wait(empty + slot * 8, (step / SLOTS & 1) ^ 1);
                 from.copy(ring + slot * TILE_BYTES, t);
-                announce(1);
-                pending = slot;
-                if (i == 0) pending_query = turn & 1;
+                arrive_with_copies(full + slot * 8);
             }
 #endif
         }
 #if KV_FP8
         put(odd);
-#else
-        announce(0);
 #endif
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 200;");
@@ -361,6 +345,7 @@ paged_prefill(u16* __restrict__ out, const u16* __restrict__ q, const u8* __rest
         u32 mine = 0;                                // this warpgroup's queries
         float s[64], o[64];
         u32 p[32];
+        if (IN_TURNS && half == 1) asm volatile("bar.arrive 3, 256;" ::: "memory");
         auto sync = [&]() { asm volatile("bar.sync %0, 128;" :: "r"(1 + half) : "memory"); };
         auto scores = [&](u32 tile) {
             pin(s);
@@ -384,6 +369,7 @@ paged_prefill(u16* __restrict__ out, const u16* __restrict__ q, const u8* __rest
         };
         auto await = [&](int at) {
             wait(full + at % SLOTS * 8, at / SLOTS & 1);
+            open_to_products();
             __syncwarp();                            // products are a whole warp's
             return ring + at % SLOTS * TILE_BYTES;
         };
@@ -413,8 +399,11 @@ paged_prefill(u16* __restrict__ out, const u16* __restrict__ q, const u8* __rest
             pack_scores();
             for (int tile = 1; tile < w.tiles; ++tile) {
                 const int key_step = step++, value_step = step++;
-                scores(await(key_step));
+                const u32 keys = await(key_step);
+                if (IN_TURNS) asm volatile("bar.sync %0, 256;" :: "r"(3 + half) : "memory");
+                scores(keys);
                 add_values(await(value_step));
+                if (IN_TURNS) asm volatile("bar.arrive %0, 256;" :: "r"(4 - half) : "memory");
                 wait_products<1>();
                 pin(s);
                 release(key_step % SLOTS);

@@ -74,6 +74,13 @@ class Barriers:
         barrier.arrive()
         self.after(index, phase)
 
+    def arrive_with(self, index: int, clock: Array) -> None:
+        """An arrival that copies make, whose issuer's clock was `clock`."""
+        phase = self.at(index).phase
+        self.races.add(index, clock)
+        self.at(index).arrive()
+        self.after(index, phase)
+
     def complete(self, index: int, count: int, clock: Array) -> None:
         """Bytes of a copy, whose issuer's clock was `clock`."""
         phase = self.at(index).phase

@@ -1,5 +1,5 @@
-"""Asynchronous copies to shared memory, which land as late as they may: cp.async at its thread's wait_group, TMA boxes when a
-machine lets them. From the issue on, what they will overwrite can no longer be read.
+"""Asynchronous copies to shared memory, which land as late as they may: cp.async at its thread's wait_group, TMA boxes and cp.async
+that a barrier is told of (cp.async.mbarrier.arrive) when a machine lets them. From the issue on, what they will overwrite can no longer be read.
 """
 
 from __future__ import annotations
@@ -43,20 +43,36 @@ class Pieces:
     to: Array
     of: Array
     size: Array  # bytes that are copied; zeros follow
+    epoch: Array  # of the threads when they asked
+
+    def chosen(self, which: Array) -> Pieces:
+        return Pieces(*(getattr(self, name)[which] for name in ("threads", "group", "to", "of", "size", "epoch")))
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class Arrivals:
+    """Of threads at barriers, once the copies of their groups up to `group` have landed."""
+
+    threads: Array
+    barriers: Array  # byte indices
+    group: Array
+    clocks: Array  # what each thread had seen when it asked
 
 
 class Copies:
     """cp.async of all threads of a cluster."""
 
-    def __init__(self, memory: Global, shared: Shared, threads: int) -> None:
-        self._memory, self._shared, self._threads = memory, shared, threads
+    def __init__(self, memory: Global, shared: Shared, barriers: Barriers, threads: int) -> None:
+        self._memory, self._shared, self._barriers, self._threads = memory, shared, barriers, threads
+        self.arrivals: list[Arrivals] = []
         self._group = np.zeros(threads, np.int64)  # each thread's open one
         self._under_way: list[Pieces] = []
 
     def issue(self, threads: Array, to: Array, of: Array, size: Array) -> None:
         self._shared.promise(to, threads)
         # Copies: operands are views of registers, which will hold other values when this lands.
-        self._under_way.append(Pieces(threads, self._group[threads], to.copy(), of.copy(), size.copy()))
+        epochs = self._shared.races.epochs[threads]
+        self._under_way.append(Pieces(threads, self._group[threads], to.copy(), of.copy(), size.copy(), epochs))
 
     def commit(self, threads: Array) -> None:
         self._group[threads] += 1
@@ -65,13 +81,37 @@ class Copies:
         """All but the `most` newest committed groups of these threads have landed."""
         limit = np.full(self._threads, -1, np.int64)
         limit[threads] = self._group[threads] - most
+        self.land_before(limit)
+
+    def arrive(self, threads: Array, barriers: Array) -> None:
+        """cp.async.mbarrier.arrive.noinc: these threads arrive when all they have asked for has landed."""
+        for index in np.unique(barriers):
+            self._barriers.at(int(index))
+        self.commit(threads)
+        races = self._shared.races
+        asked = Arrivals(
+            threads=threads, barriers=barriers.copy(), group=self._group[threads], clocks=races.seen[threads].copy()
+        )
+        self.arrivals.append(asked)
+        races.begin(threads)
+
+    def complete(self, which: Arrivals) -> None:
+        self.arrivals.remove(which)
+        limit = np.full(self._threads, -1, np.int64)
+        limit[which.threads] = which.group
+        self.land_before(limit)
+        for index, clock in zip(which.barriers.tolist(), which.clocks, strict=True):
+            self._barriers.arrive_with(index, clock)
+
+    def land_before(self, limit: Array) -> None:
+        """What each thread asked for in groups below its limit."""
         rest = []
         for p in self._under_way:
             due = p.group < limit[p.threads]
             if due.any():
-                self.land(Pieces(p.threads[due], p.group[due], p.to[due], p.of[due], p.size[due]))
+                self.land(p.chosen(due))
             if not due.all():
-                rest.append(Pieces(p.threads[~due], p.group[~due], p.to[~due], p.of[~due], p.size[~due]))
+                rest.append(p.chosen(~due))
         self._under_way = rest
 
     def land(self, p: Pieces) -> None:
@@ -81,7 +121,7 @@ class Copies:
         real = p.size > 0
         if real.any():
             words[real] = self._memory.load(p.of[real], 4, PIECE // 4)
-        self._shared.store(p.to, words, p.threads)
+        self._shared.store(p.to, words, p.threads, p.epoch)
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -140,8 +180,11 @@ def selected(values: Any, threads: Array) -> Array:
 
 
 def build(m: Machine, ins: Instruction) -> Callable[[Threads], Any]:
-    """cp.async and cp.async.bulk.tensor.2d."""
+    """cp.async, its arrivals and cp.async.bulk.tensor.2d."""
     op, r = ins.opcode, m.registers
+    if op[2:5] == ("mbarrier", "arrive", "noinc"):
+        bar = shared_index(m, ins, r.address(ins.operands[0]), 8)
+        return lambda s: m.copies.arrive(m.ids[s], bar(s))
     if op[2] == "commit_group":
         return lambda s: m.copies.commit(m.ids[s])
     if op[2] == "wait_group":

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tests.ptx import access, arithmetic, copies, meetings, warps
 from tests.ptx.barriers import Barriers
-from tests.ptx.copies import Boxes, BoxMap, Copies
+from tests.ptx.copies import Arrivals, Box, Boxes, BoxMap, Copies
 from tests.ptx.faults import Fault
 from tests.ptx.memory import SHARED_BASE, Global, Shared
 from tests.ptx.parse import Instruction, Kernel
@@ -60,7 +60,7 @@ class Machine:
         self.shared = Shared(size, self.shared_bytes, count)
         self.races, self.left = self.shared.races, np.zeros(size, int)
         self.barriers = Barriers(self.races)
-        self.copies = Copies(self.memory, self.shared, count)
+        self.copies = Copies(self.memory, self.shared, self.barriers, count)
         self.boxes = Boxes(self.memory, self.shared, self.barriers)
         self.wgmma = Wgmma(self.registers, self.shared)
         self.registers.forget()
@@ -91,22 +91,22 @@ class Machine:
     def run_cluster(self) -> None:
         seen, rounds = -1, 0
         while self.ready or self.parked or self.meeting or self.named.waiting:
-            if self.random is not None and self.boxes.under_way and self.random.random() < 0.05:
+            if self.random is not None and self.under_way and self.random.random() < 0.05:
                 self.land_one()
             if self.ready:
                 self.turn()
             elif self.parked and self.barriers.events != seen:
                 seen, rounds = self.barriers.events, 0
                 self.wake()
-            elif self.boxes.under_way:
+            elif self.under_way:
                 self.land_one()
             elif self.parked and rounds < STUCK:
                 rounds += 1
                 self.give_up()
             else:
                 raise Fault(self.deadlock())
-        if self.boxes.under_way:
-            raise Fault(f"{len(self.boxes.under_way)} boxes were still under way when the blocks ended")
+        if self.under_way:
+            raise Fault(f"{len(self.under_way)} copies were still under way when the blocks ended")
 
     def wake(self) -> None:
         parked, self.parked = self.parked, {}
@@ -122,9 +122,16 @@ class Machine:
                 self.registers.row(ins.operands[0])[threads] = False
             self.put(at + (ins.opcode[0] == "mbarrier"), threads)
 
+    @property
+    def under_way(self) -> list[Box | Arrivals]:
+        return [*self.boxes.under_way, *self.copies.arrivals]
+
     def land_one(self) -> None:
-        which = 0 if self.random is None else int(self.random.integers(len(self.boxes.under_way)))
-        self.boxes.land(self.boxes.under_way[which])
+        which = self.under_way[0 if self.random is None else int(self.random.integers(len(self.under_way)))]
+        if isinstance(which, Arrivals):
+            self.copies.complete(which)
+        else:
+            self.boxes.land(which)
 
     def put(self, at: int, threads: Array) -> None:
         if len(threads):

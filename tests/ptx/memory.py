@@ -118,11 +118,11 @@ class Shared:
         found: Array = self.data.view(UNSIGNED[width])[words]
         return found
 
-    def store(self, index: Array, values: Array, threads: Array) -> None:
-        """By the generic proxy."""
+    def store(self, index: Array, values: Array, threads: Array, epochs: Array | None = None) -> None:
+        """By the generic proxy, in these epochs of the threads; None: now."""
         width, count = values.dtype.itemsize, values.shape[1]
         words = (index // width)[:, None] + np.arange(count)
-        self.races.write(threads, words * width // 4)
+        self.races.write(threads, words * width // 4, epochs)
         self.data.view(UNSIGNED[width])[words] = values
         self.known.view(UNSIGNED[width])[words] = np.iinfo(UNSIGNED[width]).max
         self.writer[words * width // 4] = (threads + 1)[:, None]
@@ -135,7 +135,8 @@ class Shared:
         self.known.reshape(-1, 16)[pieces] = PROMISED
 
     def fence(self, threads: Array, num_threads: int) -> None:
-        """What `threads` wrote may be read by the async proxy (wgmma, TMA)."""
+        """What `threads` wrote may be read by the async proxy (wgmma, TMA), and what they have seen written by their own."""
+        self.races.fence(threads)
         fenced = np.zeros(num_threads + 1, bool)
         fenced[threads + 1] = True
         self.writer[fenced[self.writer]] = NOBODY
@@ -150,8 +151,9 @@ class Shared:
             raise Fault(
                 f"an operand's shared byte {int(pieces[promised][0]) * 16 % self.size:#x} is read, which a copy is on its way to"
             )
-        if self.writer.reshape(-1, 4)[pieces].any():
-            thread = int(self.writer.reshape(-1, 4)[pieces].max()) - 1
+        open_words = words_of(pieces)[self.writer[words_of(pieces)] != NOBODY]
+        if len(open_words) and not self.races.fenced(reader, open_words):
+            thread = int(self.writer[open_words].max()) - 1
             raise Fault(f"an operand holds what thread {thread} wrote without fence.proxy.async")
         found: Array = self.data.reshape(-1, 16)[pieces]
         return found

@@ -23,6 +23,7 @@ class Races:
         self.seen[np.arange(threads), np.arange(threads)] = 1
         self._writer, self._written = np.zeros((2, words), np.int32)
         self._reader, self._read = np.zeros((2, words), np.int32)
+        self._fenced: dict[int, Array] = {}  # by thread: its clock at its last fence
         self._gathering: dict[Any, Array] = {}  # clocks of arrivals at what is not complete
         self._complete: dict[Any, Array] = {}
 
@@ -49,9 +50,21 @@ class Races:
             threads,
         )
 
-    def write(self, threads: Array, words: Array) -> None:
+    @property
+    def epochs(self) -> Array:
+        return self._epoch
+
+    def write(self, threads: Array, words: Array, epochs: Array | None = None) -> None:
         self.may_write(threads, words)
-        self.wrote(threads, words, self._epoch[threads])
+        self.wrote(threads, words, self._epoch[threads] if epochs is None else epochs)
+
+    def fence(self, threads: Array) -> None:
+        self._fenced.update({int(thread): self.seen[thread].copy() for thread in threads})
+
+    def fenced(self, reader: int, words: Array) -> bool:
+        """Whether all that was written to `words` was seen by `reader` when it last fenced."""
+        clock = self._fenced.get(reader)
+        return clock is not None and bool((clock[self._writer[words]] >= self._written[words]).all())
 
     def may_write(self, threads: Array, words: Array) -> None:
         for who, when, what in ((self._writer, self._written, "wrote"), (self._reader, self._read, "reads")):

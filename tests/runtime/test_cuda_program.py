@@ -172,6 +172,7 @@ def test_a_rounded_lm_head_is_the_references() -> None:
         assert_nearly_best(CONFIG, weights, prompt, text, torch.bfloat16)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("variants", [EAGER, Variants(mixed_tokens=2048, drawn_rows=64)], ids=["eager", "captured"])
 def test_no_launch_waits_for_the_gpu(variants: Variants, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is sampled: PyTorch raises where a call would wait for the device."""
