@@ -29,6 +29,7 @@ Argument = torch.Tensor | ctypes.c_int | ctypes.c_longlong | ctypes.c_float | ct
 PROGRAMMATIC_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
 REQUIRED_CLUSTER = 11  # CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_WIDTH
 MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+NVRTC_OPTIONS = ("--std=c++17", "--device-as-default-execution-space")  # the latter for generic lambdas
 USUAL_SHARED = 48 << 10  # what a block gets without asking
 
 
@@ -218,7 +219,7 @@ def with_nvrtc(text: bytes, name: str, options: list[str], arch: str) -> bytes:
     """Compiles with the NVRTC that comes with every CUDA build of torch: no toolkit needed."""
     nvrtc, program = load_nvrtc(), ctypes.c_void_p()
     nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, name.encode(), 0, None, None)
-    flags = [option.encode() for option in [f"--gpu-architecture={arch}", "--std=c++17", *options]]
+    flags = [option.encode() for option in [f"--gpu-architecture={arch}", *NVRTC_OPTIONS, *options]]
     status = nvrtc.nvrtcCompileProgram(program, len(flags), (ctypes.c_char_p * len(flags))(*flags))
     size = ctypes.c_size_t()
     if status:

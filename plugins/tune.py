@@ -103,7 +103,7 @@ def prefill_ways(case: PrefillCase) -> list[object]:
             PrefillChoice(keys=k, warps=w, stages=s) for k, w, s in ((64, 4, 3), (64, 4, 2), (128, 8, 2), (64, 8, 2))
         ]
     if fits_cuda_prefill(case.q, case.paged.cache):
-        ways += [PrefillChoice(cuda=True), PrefillChoice(cuda=True, in_turns=True)]
+        ways.append(PrefillChoice(cuda=True))
     return list(dict.fromkeys(ways))
 
 

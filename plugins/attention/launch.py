@@ -224,7 +224,6 @@ class PrefillChoice:
     warps: int = 8
     stages: int = 2
     cuda: bool = False
-    in_turns: bool = False
 
 
 def choose_prefill(dim: int, kv_dtype: torch.dtype) -> PrefillChoice:
@@ -287,7 +286,6 @@ def cuda_prefill(
         "GROUP": q.shape[1] // num_kv_heads,
         "PAGE": page,
         "KV_FP8": int(paged.cache.dtype == torch.float8_e4m3fn),
-        "IN_TURNS": int(choice.in_turns),
     }
     items = tiles.seqs.shape[0] * num_kv_heads
     kernel(PREFILL_SOURCE, "paged_prefill", defines, shared=PREFILL_SHARED).launch(

@@ -9,8 +9,7 @@
 // FP8 becomes fp16, which holds e4m3 exactly, on its way to shared memory. Tokens past a sequence's end are stored as zeros:
 // stale slots may hold NaN, and 0 * NaN is not 0. Tiles go from the last keys to the first, masks first.
 //
-// Defined at compile time: GROUP (query heads per KV head), PAGE (multiple of 16), KV_FP8 (0, 1), IN_TURNS (1: a warpgroup's products
-// are issued once the other's are, so that each computes its softmax while the other multiplies). Head dim 128.
+// Defined at compile time: GROUP (query heads per KV head), PAGE (multiple of 16), KV_FP8 (0, 1). Head dim 128.
 // Cache: [2][pages][kv heads][PAGE][128]. q and out: [tokens][kv heads * GROUP][128] bf16. Dynamic shared memory: SHARED bytes.
 
 typedef unsigned int u32;
@@ -62,7 +61,10 @@ __device__ __forceinline__ u32 place(int row, int chunk, u32 half) {
 }
 // What other threads stored, and this one has seen arrive, may be read by its products. The readers fence: a fence of the producers
 // would wait for the loads that they have under way.
-__device__ __forceinline__ void open_to_products() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+__device__ __forceinline__ void open_to_products() {
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    __syncwarp();                                    // products are a whole warp's
+}
 __device__ __forceinline__ void initialize(u32 bar, int count) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(bar), "r"(count)); }
 __device__ __forceinline__ void arrive(u32 bar) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(bar) : "memory"); }
 // Once all that this thread has asked to be copied until now has landed.
@@ -192,22 +194,29 @@ struct Producer {
 #endif
 };
 
+template <bool B> struct Is { static constexpr bool value = B; };
+
 // Masks and exponentiates a tile's raw scores in place; `top` and `total` are a lane's two rows'. Returns what decays the past.
 struct Softmax {
     float top[2], total[2], decay[2];
-    __device__ __forceinline__ void take(float (&s)[64], int key, int c, const int (&position)[2], bool masked, int window, float scale) {
-        if (masked) {
+    template <bool MASKED>
+    __device__ __forceinline__ void take(float (&s)[64], int key, int c, const int (&position)[2], int window, float scale) {
+        if (MASKED) {
 #pragma unroll
             for (int i = 0; i < 64; ++i) {
                 const int token = key + i / 4 * 8 + 2 * c + (i & 1), at = position[i >> 1 & 1];
                 if (token > at || (window > 0 && token <= at - window)) s[i] = NOTHING;
             }
         }
-        float best[2] = {top[0], top[1]};
+        float best[2] = {top[0], top[1]}, other[2] = {top[0], top[1]}, more[2] = {0.f, 0.f};  // two chains each
 #pragma unroll
-        for (int i = 0; i < 64; ++i) best[i >> 1 & 1] = fmaxf(best[i >> 1 & 1], s[i]);
+        for (int i = 0; i < 64; i += 2) {
+            best[i >> 1 & 1] = fmaxf(best[i >> 1 & 1], s[i]);
+            other[i >> 1 & 1] = fmaxf(other[i >> 1 & 1], s[i + 1]);
+        }
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
+            best[r] = fmaxf(best[r], other[r]);
             best[r] = fmaxf(best[r], __shfl_xor_sync(~0u, best[r], 1));
             best[r] = fmaxf(best[r], __shfl_xor_sync(~0u, best[r], 2));
             const float base = best[r] == NOTHING ? 0.f : best[r] * scale;
@@ -217,8 +226,9 @@ struct Softmax {
 #pragma unroll
         for (int i = 0; i < 64; ++i) {
             s[i] = exp2_(s[i] * scale - best[i >> 1 & 1]);
-            total[i >> 1 & 1] += s[i];
+            (i & 1 ? more : total)[i >> 1 & 1] += s[i];
         }
+        total[0] += more[0], total[1] += more[1];
     }
 };
 
@@ -244,8 +254,13 @@ paged_prefill(u16* __restrict__ out, const u16* __restrict__ q, const u8* __rest
     Waiter wait;
     int step = 0;                                    // of the ring: K0 | K1 V0 | K2 V1 | ... | V of the last, then the next item
 
+    // Registers a thread, of 168 at the launch: an increase that the decrease does not make room for waits for ever.
     if (group == 0) {
+#if KV_FP8
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 120;");
+#else
         asm volatile("setmaxnreg.dec.sync.aligned.u32 104;");
+#endif
         Producer from;
         from.lane = lane, from.page_bytes = (i64)kv_heads * PAGE * DIM * ELEMENT;
 #if KV_FP8
@@ -340,26 +355,32 @@ paged_prefill(u16* __restrict__ out, const u16* __restrict__ q, const u8* __rest
         put(odd);
 #endif
     } else {
+#if KV_FP8
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 192;");
+#else
         asm volatile("setmaxnreg.inc.sync.aligned.u32 200;");
+#endif
         const int half = group - 1, warp = lane / 32, g = lane % 32 / 4, c = lane % 4;
         u32 mine = 0;                                // this warpgroup's queries
         float s[64], o[64];
         u32 p[32];
-        if (IN_TURNS && half == 1) asm volatile("bar.arrive 3, 256;" ::: "memory");
         auto sync = [&]() { asm volatile("bar.sync %0, 128;" :: "r"(1 + half) : "memory"); };
+        // Descriptors count 16 bytes: a step along a tile is an addition.
         auto scores = [&](u32 tile) {
+            const u64 rows = descriptor(mine, 0), keys = descriptor(tile, 0);
             pin(s);
             begin_products();
 #pragma unroll
             for (int k = 0; k < DIM / 16; ++k)
-                multiply_shared(s, descriptor(mine + k / 4 * (64 * 128) + k % 4 * 32, 0), descriptor(tile + k / 4 * HALF_BYTES + k % 4 * 32, 0), k > 0);
+                multiply_shared(s, rows + (k / 4 * (64 * 128) + k % 4 * 32) / 16, keys + (k / 4 * HALF_BYTES + k % 4 * 32) / 16, k > 0);
             commit_products();
         };
         auto add_values = [&](u32 tile) {
+            const u64 values = descriptor(tile, HALF_BYTES);
             pin(o);
             begin_products();
 #pragma unroll
-            for (int k = 0; k < KEYS / 16; ++k) multiply_register(o, p + 4 * k, descriptor(tile + k * 2048, HALF_BYTES));
+            for (int k = 0; k < KEYS / 16; ++k) multiply_register(o, p + 4 * k, values + k * 2048 / 16);
             commit_products();
         };
         auto release = [&](int slot) { if (lane % 32 == 0) arrive(empty + slot * 8); };
@@ -369,8 +390,6 @@ paged_prefill(u16* __restrict__ out, const u16* __restrict__ q, const u8* __rest
         };
         auto await = [&](int at) {
             wait(full + at % SLOTS * 8, at / SLOTS & 1);
-            open_to_products();
-            __syncwarp();                            // products are a whole warp's
             return ring + at % SLOTS * TILE_BYTES;
         };
 
@@ -386,36 +405,43 @@ paged_prefill(u16* __restrict__ out, const u16* __restrict__ q, const u8* __rest
 #pragma unroll
             for (int i = 0; i < 64; ++i) o[i] = 0.f;
             const int last = w.position + TOKENS - 1;  // position of the last query
-            auto take = [&](int tile) {
-                const int key = w.begin + (w.tiles - 1 - tile) * KEYS;
-                soft.take(s, key, c, position, key + KEYS - 1 > w.position || (window > 0 && key <= last - window), window, score_scale);
-            };
-
-            scores(await(step));
-            wait_products<0>();
-            pin(s);
-            release(step++ % SLOTS);
-            take(0);
-            pack_scores();
-            for (int tile = 1; tile < w.tiles; ++tile) {
+            auto key_of = [&](int tile) { return w.begin + (w.tiles - 1 - tile) * KEYS; };
+            // Tiles with keys after the first query, and those with keys before the last one's window.
+            auto masked = [&](int tile) { return key_of(tile) + KEYS - 1 > w.position || (window > 0 && key_of(tile) <= last - window); };
+            // The next tile's scores and this one's values.
+            auto advance = [&](int tile, auto mask) {
                 const int key_step = step++, value_step = step++;
-                const u32 keys = await(key_step);
-                if (IN_TURNS) asm volatile("bar.sync %0, 256;" :: "r"(3 + half) : "memory");
+                const u32 keys = await(key_step), values = await(value_step);
+                open_to_products();
                 scores(keys);
-                add_values(await(value_step));
-                if (IN_TURNS) asm volatile("bar.arrive %0, 256;" :: "r"(4 - half) : "memory");
+                add_values(values);
                 wait_products<1>();
                 pin(s);
                 release(key_step % SLOTS);
-                take(tile);
+                soft.take<mask.value>(s, key_of(tile), c, position, window, score_scale);
                 wait_products<0>();
                 pin(o);
                 release(value_step % SLOTS);
 #pragma unroll
                 for (int i = 0; i < 64; ++i) o[i] *= soft.decay[i >> 1 & 1];
                 pack_scores();
-            }
-            add_values(await(step));
+            };
+
+            const u32 first = await(step);
+            open_to_products();
+            scores(first);
+            wait_products<0>();
+            pin(s);
+            release(step++ % SLOTS);
+            soft.take<true>(s, key_of(0), c, position, window, score_scale);
+            pack_scores();
+            int tile = 1;
+            for (; tile < w.tiles && masked(tile); ++tile) advance(tile, Is<true>());
+            for (; tile < w.tiles && !masked(tile); ++tile) advance(tile, Is<false>());
+            for (; tile < w.tiles; ++tile) advance(tile, Is<true>());
+            const u32 final = await(step);
+            open_to_products();
+            add_values(final);
             wait_products<0>();
             pin(o);
             release(step++ % SLOTS);

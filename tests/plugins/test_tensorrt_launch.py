@@ -123,6 +123,7 @@ def outputs(step: Step) -> Tensor:
     return torch.full((step.q.shape[0], HEADS * DIM), float("nan"), dtype=step.q.dtype, device=step.q.device)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("kind", STEPS)
 @pytest.mark.parametrize(("device", "dtype", "kv"), TYPES)
 def test_enqueue_is_the_reference(device: str, dtype: torch.dtype, kv: torch.dtype, kind: str) -> None:

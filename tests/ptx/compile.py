@@ -7,6 +7,8 @@ import sysconfig
 from functools import cache
 from pathlib import Path
 
+from ingot.plugins.cubin import NVRTC_OPTIONS
+
 
 @cache
 def nvrtc() -> ctypes.CDLL:
@@ -21,7 +23,7 @@ def ptx_of(source: Path, defines: tuple[tuple[str, int], ...]) -> str:
     """PTX with the source's line numbers. Raises RuntimeError with the compiler's log."""
     library, program, size = nvrtc(), ctypes.c_void_p(), ctypes.c_size_t()
     library.nvrtcCreateProgram(ctypes.byref(program), source.read_bytes(), source.name.encode(), 0, None, None)
-    options = ["--gpu-architecture=compute_90a", "--std=c++17", "-lineinfo", *(f"-D{k}={v}" for k, v in defines)]
+    options = ["--gpu-architecture=compute_90a", *NVRTC_OPTIONS, "-lineinfo", *(f"-D{k}={v}" for k, v in defines)]
     flags = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
     status = library.nvrtcCompileProgram(program, len(options), flags)
     sized, got = (

@@ -65,6 +65,7 @@ class Machine:
         self.wgmma = Wgmma(self.registers, self.shared)
         self.registers.forget()
         self.waited = np.zeros(count, bool)
+        self.held: dict[int, int] = {}  # registers a thread, by warpgroup, since its setmaxnreg
         self.ready: dict[int, Array] = {0: self.ids}
         self.parked: dict[int, Array] = {}  # at waits, which are tried again
         self.meeting: dict[int, Array] = {}  # at instructions that not all their threads have reached

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 WARP, WARPGROUP = 32, 128
 CLUSTER = "cluster"  # its barrier's key among the clocks
+REGISTERS = 1 << 16  # of a processor
 OFTEN = 0.2  # how often, in random order, a wait gives up at once
 
 
@@ -55,11 +56,26 @@ def meet(m: Machine, at: int, ins: Instruction, threads: Array) -> None:
         m.races.meet(going, WARP)
     elif ins.opcode[0] == "wgmma":
         products(m, at, ins, going)
-    elif ins.opcode[0] != "setmaxnreg":
+    elif ins.opcode[0] == "setmaxnreg":
+        share_registers(m, int(ins.operands[0]), going)
+    else:
         first, last = int(going[0]), int(going[-1])
         step = m.steps[at] or m.compile(at)
         step(slice(first, last + 1) if last - first + 1 == len(going) else going)
     m.put(at + 1, going)
+
+
+def share_registers(m: Machine, count: int, threads: Array) -> None:
+    """setmaxnreg: an increase would wait for ever for registers that no decrease gives back. At its launch a kernel of one block a
+    processor has as many a thread as there are, in eights."""
+    m.held.update({int(group): count for group in m.warpgroup[threads[::WARPGROUP]]})
+    groups = m.threads // WARPGROUP
+    at_launch = REGISTERS // m.threads // 8 * 8
+    for block in {int(block) for block in m.block[threads]}:
+        held = [m.held.get(block * groups + i) for i in range(groups)]
+        wanted = sum(each for each in held if each is not None) * WARPGROUP
+        if None not in held and wanted > at_launch * m.threads:
+            raise Fault(f"warpgroups want {wanted} registers of the {at_launch * m.threads} that their block has")
 
 
 def products(m: Machine, at: int, ins: Instruction, threads: Array) -> None:
