@@ -6,15 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.exactness import assert_as_exact_as_torch
 from tests.plugins.test_linear_kernels import check, make_weight
 from tests.ptx.launch import Setting, interpreted
 
 from ingot.network.weights import Scheme
 from ingot.plugins.linear import bulk
 from ingot.plugins.linear.bulk import Bulk
-from ingot.plugins.linear.launch import Choice, Skinny, Unprepared, run_linear, run_unprepared
-from ingot.plugins.linear.reference import dequantize
+from ingot.plugins.linear.launch import Choice, Skinny, run_linear
 from ingot.plugins.quantize.launch import quantize_rows
 
 BF16, CPU = torch.bfloat16, torch.device("cpu")
@@ -36,36 +34,6 @@ def run(scheme: Scheme, rows: int, n: int, k: int, choice: Choice, setting: Sett
 )
 def test_skinny(scheme: Scheme, choice: Skinny, rows: int, n: int, k: int) -> None:
     run(scheme, rows, n, k, choice, Setting())
-
-
-def check_unprepared(scheme: Scheme, rows: int, n: int, k: int, choice: Skinny, *, residual: bool, norm: bool) -> None:
-    """Against what a residual add, a norm and the rounding of their own, then the plain kernel, give."""
-    weight = make_weight(scheme, n, k, BF16, CPU, bias=True)
-    x, weights = torch.randn(rows, k).bfloat16(), torch.rand(k).bfloat16() if norm else None
-    other = torch.randn(rows, k).bfloat16() if residual else None
-    total = torch.full_like(x, float("nan")) if residual else None
-    out = run_unprepared(
-        Unprepared(x=x, residual=other, total=total, norm=weights, eps=1e-5), weight, choice, out_dtype=BF16
-    )
-    summed = x if other is None else (x.float() + other.float()).bfloat16()
-    ready = summed.float()
-    if weights is not None:
-        ready = ready * (ready.square().mean(1, keepdim=True) + 1e-5).rsqrt() * weights.float()
-    rounded = quantize_rows(ready.bfloat16(), weight) if scheme is Scheme.FP8 else ready.bfloat16()
-    plain = run_linear(rounded, weight, choice, out_dtype=BF16)
-    assert total is None or torch.equal(total, summed)
-    assert weight.bias is not None
-    truth = ready.double() @ dequantize(weight).double().T + weight.bias.double()
-    assert_as_exact_as_torch(out, plain, truth)
-
-
-@pytest.mark.parametrize(
-    ("scheme", "rows", "k", "residual", "norm"),
-    [(Scheme.NONE, 2, 640, True, True), (Scheme.FP8, 1, 1152, True, True), (Scheme.FP8, 3, 384, False, False)],
-)
-def test_skinny_prepares_its_input(scheme: Scheme, rows: int, k: int, residual: bool, norm: bool) -> None:
-    with interpreted(Setting()):
-        check_unprepared(scheme, rows, 40, k, Skinny(rows=1, warps=4), residual=residual, norm=norm)
 
 
 @pytest.mark.parametrize(
