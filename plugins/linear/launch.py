@@ -114,7 +114,7 @@ def run_linear(x: Tensor | Quantized, weight: Weight[Tensor], choice: Choice, *,
     if isinstance(choice, Bulk) and values.dtype in bulk.KINDS:
         return run_bulk(
             values, scales, weight.data, weight.weight_scale, weight.bias, choice, out_dtype=out_dtype,
-            overlapping=overlap(values.shape[0], linear=True),
+            overlapping=overlap(values.shape[0]),
         )  # fmt: skip
     if isinstance(choice, Tiled):
         return tiled(values, scales, weight, choice, out_dtype)
@@ -138,7 +138,7 @@ def skinny(x: Tensor, scales: Tensor | None, weight: Weight[Tensor], choice: Ski
     num_rows, (n, k) = x.shape[0], weight.data.shape
     out = torch.empty(num_rows, n, dtype=out_dtype, device=x.device)
     cols = next(size for size in (1, 2, 4, 8) if num_rows <= 8 * size)
-    early_or_late = overlap(num_rows, linear=True)
+    early_or_late = overlap(num_rows)
     defines = {"KIND": KINDS[x.dtype], "ROWS": choice.rows, "COLS": cols, "WARPS": choice.warps, "X_AHEAD": int(choice.x_ahead),
                "TILES": choice.tiles, "LATE": int(early_or_late == LATE), "OUT_F32": int(out_dtype == torch.float32)}  # fmt: skip
     kernel(SOURCE, "skinny", defines).launch(
@@ -154,7 +154,7 @@ def skinny_int4(x: Tensor, weight: Weight[Tensor], choice: Skinny) -> Tensor:
     (num_rows, k), n = x.shape, weight.data.shape[0]
     out = torch.empty(num_rows, n, dtype=x.dtype, device=x.device)
     cols = next(size for size in (1, 2, 4, 8) if num_rows <= 8 * size)
-    early_or_late = overlap(num_rows, linear=True)
+    early_or_late = overlap(num_rows)
     defines = {"ROWS": choice.rows, "COLS": cols, "WARPS": choice.warps, "LATE": int(early_or_late == LATE)}
     kernel(INT4_SOURCE, "skinny_int4", defines).launch(
         (triton.cdiv(n, 16 * choice.rows), 1, 1), 32 * choice.warps,
@@ -172,12 +172,12 @@ def tiled(x: Tensor, scales: Tensor | None, weight: Weight[Tensor], choice: Tile
     if weight.scheme is Scheme.INT4:
         launch(kernels.int4_gemm_kernel, grid, 
             x, weight.data, weight.weight_scale, bias, out, num_rows, n, x.shape[1], BIAS=weight.bias is not None, BM=choice.bm,
-            BN=choice.bn, GROUP_K=INT4_GROUP, GROUP=choice.group, num_warps=choice.warps, num_stages=choice.stages, overlap=overlap(num_rows, linear=True),
+            BN=choice.bn, GROUP_K=INT4_GROUP, GROUP=choice.group, num_warps=choice.warps, num_stages=choice.stages, overlap=overlap(num_rows),
         )  # fmt: skip
         return out
     launch(kernels.scaled_gemm_kernel, grid, 
         x, weight.data, scales, weight.weight_scale, bias, out, num_rows, n, x.shape[1], SCALED=scales is not None,
         BIAS=weight.bias is not None, BM=choice.bm, BN=choice.bn, BK=choice.bk, GROUP=choice.group, num_warps=choice.warps,
-        num_stages=choice.stages, overlap=overlap(num_rows, linear=True),
+        num_stages=choice.stages, overlap=overlap(num_rows),
     )  # fmt: skip
     return out

@@ -10,7 +10,6 @@ from collections import Counter
 
 import pytest
 
-from ingot.plugins import overlap
 from ingot.plugins.linear.bulk import (
     BOX,
     LEAST_SLOTS,
@@ -25,7 +24,6 @@ from ingot.plugins.linear.bulk import (
     layout,
     spread,
 )
-from ingot.plugins.overlap import EARLY, LATE, NONE, Overlap, choose_overlap
 
 TEXT = SOURCE.read_text()
 SHAPES = {"qkv": (6144, 4096), "o": (4096, 4096), "gate_up": (28672, 4096), "down": (4096, 14336)}
@@ -107,16 +105,6 @@ def test_the_ring_is_deep(n: int, k: int, rows: int) -> None:
     assert not bulk_fits(Bulk(cluster=1), 32, 4096, 14336)  # x alone takes more than there is
     assert not bulk_fits(Bulk(), 33, n, k)
     assert not bulk_fits(Bulk(), 8, n + 4, k)
-
-
-def test_few_rows_overlap_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overlap, "supported", lambda: True)
-    choose_overlap(Overlap(early=4, late=64, ahead=16))
-    try:
-        both = [(overlap.overlap(rows), overlap.overlap(rows, linear=True)) for rows in (4, 16, 64, 65)]
-    finally:
-        choose_overlap(Overlap())
-    assert both == [(EARLY, EARLY), (EARLY, LATE), (LATE, LATE), (NONE, NONE)]
 
 
 def defined(name: str, macros: dict[str, int]) -> int:
