@@ -1,4 +1,4 @@
-"""Runs a linear by its weight's scheme and row count: cuBLASLt, the skinny and bulk CUDA kernels, or a Triton GEMM.
+"""Runs a linear by its weight's scheme and row count: cuBLASLt, the skinny CUDA kernels, or a Triton GEMM.
 
 Weights stay as the engine stores them, (N, K) row-major: every path reads that layout.
 """
@@ -17,8 +17,7 @@ from torch.nn import functional
 
 from ingot.network.weights import INT4_GROUP, Scheme, Weight
 from ingot.plugins.cubin import kernel
-from ingot.plugins.linear import bulk, kernels
-from ingot.plugins.linear.bulk import Bulk, run_bulk
+from ingot.plugins.linear import kernels
 from ingot.plugins.overlap import LATE, overlap
 from ingot.plugins.packed import launch
 from ingot.plugins.quantize.launch import Quantized
@@ -57,7 +56,7 @@ class Tiled:
     stages: int = 3
 
 
-Choice = Library | Skinny | Bulk | Tiled
+Choice = Library | Skinny | Tiled
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 
 
@@ -111,11 +110,6 @@ def run_linear(x: Tensor | Quantized, weight: Weight[Tensor], choice: Choice, *,
         return skinny_int4(values, weight, choice)
     if isinstance(choice, Skinny) and values.dtype in KINDS:
         return skinny(values, scales, weight, choice, out_dtype)
-    if isinstance(choice, Bulk) and values.dtype in bulk.KINDS:
-        return run_bulk(
-            values, scales, weight.data, weight.weight_scale, weight.bias, choice, out_dtype=out_dtype,
-            overlapping=overlap(values.shape[0]),
-        )  # fmt: skip
     if isinstance(choice, Tiled):
         return tiled(values, scales, weight, choice, out_dtype)
     return library(values, scales, weight, out_dtype)

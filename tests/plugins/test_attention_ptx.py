@@ -68,19 +68,20 @@ def test_decode_that_rotates(norm: bool, fp8: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("heads", "page", "counts", "lengths", "window", "fp8", "seed"),
+    ("heads", "page", "counts", "lengths", "window", "fp8", "turns", "seed"),
     [
-        ((8, 2), 32, [17, 1], [17, 331], 0, False, None),
-        ((6, 2), 128, [50], [300], 50, True, None),
-        ((1, 1), 16, [140], [150], 0, False, 1),
-        ((8, 1), 16, [20], [290], 0, True, 2),
+        ((8, 2), 32, [17, 1], [17, 331], 0, False, False, None),
+        ((6, 2), 128, [50], [300], 50, True, True, None),
+        ((1, 1), 16, [140], [150], 0, False, True, 1),
+        ((8, 1), 16, [20], [290], 0, True, False, 2),
     ],
 )
 def test_prefill(
-    heads: tuple[int, int], page: int, counts: list[int], lengths: list[int], window: int, fp8: bool, seed: int | None
-) -> None:
+    heads: tuple[int, int], page: int, counts: list[int], lengths: list[int], window: int, fp8: bool, turns: bool,
+    seed: int | None,
+) -> None:  # fmt: skip
     """More tiles than blocks, and some that nothing is left for."""
     case = make_case(CPU, BF16, counts, lengths, heads=heads, dim=128, page=page, window=window, fp8=fp8)
     with interpreted(Setting(seed=seed)):
-        found = run_prefill(case, spare=3, choice=PrefillChoice(cuda=True))
+        found = run_prefill(case, spare=3, choice=PrefillChoice(cuda=True, in_turns=turns))
     assert_as_exact_as_torch(found, case.plain(), case.truth())
