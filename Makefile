@@ -73,7 +73,7 @@ doctor: $(VENV)/.demo ## what this machine has, what it lacks and what brings it
 	$(VENV)/bin/ingot doctor
 
 ##@ Develop
-.PHONY: dev lint format types unit javascript chromium soak bench figures gpu-test gpu-try gpu-sanitize gpu-figures tensorrt-check docs screenshot wheel clean
+.PHONY: dev lint format types unit javascript chromium soak bench figures gpu-test gpu-sanitize gpu-figures tensorrt-check docs screenshot wheel clean
 dev: $(VENV)/.dev ## the virtual environment with every tool, at pinned versions
 
 lint: $(VENV)/.dev ## ruff: rules and formatting
@@ -105,9 +105,6 @@ gpu-test: ## the tests that need an NVIDIA GPU: make gpu-test PY=python3 on a ma
 soak: $(VENV)/.dev ## random clients of every dialect for 20 minutes; fails where anything leaks, hangs or breaks
 	$(VENV)/bin/ingot build examples/tiny -o engines/tiny-soak --target cpu --max-model-len 256
 	$(PY) benchmarks/soak.py engines/tiny-soak $(RECORD)
-
-gpu-try: ## check and time every way a kernel can run, on one Hopper GPU, 8 minutes: make gpu-try PY=python3
-	$(PY) benchmarks/gpu_try.py
 
 gpu-sanitize: ## the kernel tests' smallest shapes under compute-sanitizer: make gpu-sanitize PY=python3 TOOLS="memcheck racecheck initcheck"
 	$(PY) tests/sanitize.py $(TOOLS)

@@ -15,7 +15,6 @@ import torch
 from ingot.network.weights import Scheme, Weight
 from ingot.plugins.attention.launch import DecodeChoice, Paged, PrefillChoice, Tiles, Workspace, decode, prefill
 from ingot.plugins.attention.tiles import plan_tiles
-from ingot.plugins.linear.bulk import bulk_choices
 from ingot.plugins.linear.launch import Choice, Library, Skinny, Tiled, run_linear
 from ingot.plugins.quantize.launch import Quantized, quantize_rows
 from ingot.plugins.random_weights import random_linear
@@ -119,8 +118,6 @@ def gemm_choices(scheme: Scheme, rows: int, n: int, k: int) -> list[Choice]:
             Skinny(rows=2, warps=8, x_ahead=False),
             Skinny(rows=2, warps=4),
         ]
-    if scheme in (Scheme.NONE, Scheme.FP8):
-        choices += bulk_choices(rows, n, k * (2 if scheme is Scheme.NONE else 1))
     if scheme is Scheme.INT8 or (scheme is Scheme.FP8 and rows in (64, 128, 256)):
         choices += [Tiled(bm=64, bn=64, bk=128, warps=4, stages=5), Tiled(bm=128, bn=128, bk=128, warps=8)]
     return choices

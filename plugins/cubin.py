@@ -25,9 +25,8 @@ import torch
 from ingot.errors import DependencyError
 from ingot.plugins.compiling import about_to_compile
 
-Argument = torch.Tensor | ctypes.c_int | ctypes.c_longlong | ctypes.c_float | ctypes.Array[ctypes.c_ulonglong] | None
+Argument = torch.Tensor | ctypes.c_int | ctypes.c_longlong | ctypes.c_float | None
 PROGRAMMATIC_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
-REQUIRED_CLUSTER = 11  # CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_WIDTH
 MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 NVRTC_OPTIONS = ("--std=c++17", "--device-as-default-execution-space")  # the latter for generic lambdas
 USUAL_SHARED = 48 << 10  # what a block gets without asking
@@ -81,21 +80,6 @@ class CudaKernel:
             for arg in args
         ]
         Launch(self, threads, holders, overlap=overlap).run(grid)
-
-    def resident_clusters(self, threads: int) -> int:
-        """How many clusters of blocks of so many threads the device runs at a time, of a kernel that says its cluster's size."""
-        config, found = LaunchConfig(grid=(1, 1, 1), block=(threads, 1, 1), shared=self._shared), ctypes.c_int()
-        size = ctypes.c_int()
-        check(
-            driver().cuFuncGetAttribute(ctypes.byref(size), REQUIRED_CLUSTER, self._function),
-            "ask for a cluster's size",
-        )
-        config.grid[0] = size.value
-        check(
-            driver().cuOccupancyMaxActiveClusters(ctypes.byref(found), self._function, ctypes.byref(config)),
-            "count clusters",
-        )
-        return found.value
 
 
 class Launch:

@@ -22,7 +22,7 @@ from ingot.network.weights import Scheme, Weight
 from ingot.plugins.attention.launch import Paged, Rotation, Tiles, Workspace, rotate_and_decode, rotates_within
 from ingot.plugins.attention.step import CudaBatch, attend
 from ingot.plugins.attention.tiles import plan_tiles, prefill_rows
-from ingot.plugins.linear.launch import Choice, Choices, Library, Unprepared, prepares, run_linear, run_unprepared
+from ingot.plugins.linear.launch import Choice, Choices, Library, run_linear
 from ingot.plugins.linear.reference import dequantize
 from ingot.plugins.overlap import choose_overlap
 from ingot.plugins.quantize.launch import MODES, Quantized, quantize_rows
@@ -75,38 +75,24 @@ class CudaOps:
     def embedding(self, name: str, token_ids: Tensor) -> Tensor:
         return functional.embedding(token_ids, self._weights[name].data)
 
-    def rms_norm(self, name: str, x: Tensor) -> Tensor | Quantized | Unprepared:
-        reader, eps = self._readers.get(name), self._config.rms_norm_eps
-        if self._prepares(reader, x):
-            return Unprepared(x=x, norm=self._weights[name].data, eps=eps)
-        return rms_norm(x, None, self._weights[name].data, eps, reader)
+    def rms_norm(self, name: str, x: Tensor) -> Tensor | Quantized:
+        return rms_norm(x, None, self._weights[name].data, self._config.rms_norm_eps, self._readers.get(name))
 
-    def add_rms_norm(self, name: str, x: Tensor, residual: Tensor) -> tuple[Tensor | Quantized | Unprepared, Tensor]:
-        reader, eps = self._readers.get(name), self._config.rms_norm_eps
-        if self._prepares(reader, x):
-            total = torch.empty_like(residual)
-            return Unprepared(x=x, residual=residual, total=total, norm=self._weights[name].data, eps=eps), total
-        out = rms_norm(x, residual, self._weights[name].data, eps, reader)
+    def add_rms_norm(self, name: str, x: Tensor, residual: Tensor) -> tuple[Tensor | Quantized, Tensor]:
+        out = rms_norm(x, residual, self._weights[name].data, self._config.rms_norm_eps, self._readers.get(name))
         return out, residual
 
-    def linear(self, name: str, x: Tensor | Quantized | Gated | Unprepared) -> Tensor:
+    def linear(self, name: str, x: Tensor | Quantized | Gated) -> Tensor:
         weight = self._weights[name]
         if isinstance(x, Gated):
             x = silu_mul(x.gate_up, weight, self._variants.silu)
         elif isinstance(x, Tensor) and needs_ending(weight) and name.endswith(".o"):
-            x = Unprepared(x=x) if self._prepares(weight, x) else quantize_rows(x, weight)
-        if isinstance(x, Unprepared):
-            return run_unprepared(x, weight, self._pick(weight, x.x), out_dtype=self._dtype)
+            x = quantize_rows(x, weight)
         return run_linear(x, weight, self._pick(weight, x), out_dtype=self._dtype)
 
     def _pick(self, weight: Weight[Tensor], x: Tensor | Quantized) -> Choice:
         rows, k = (x.values if isinstance(x, Quantized) else x).shape
         return self.choices.pick(weight.scheme, weight.data.shape[0], k, rows)
-
-    def _prepares(self, weight: Weight[Tensor] | None, x: Tensor) -> bool:
-        if weight is None or x.shape[0] > self._variants.prepared_rows:
-            return False
-        return prepares(weight, self._pick(weight, x), x.shape[0], self._dtype)
 
     def rope(self, layer: int, qkv: Tensor, batch: Batch[Tensor]) -> tuple[Tensor | Unrotated, Tensor, Tensor]:
         if self._variants.rotate_in_attention and self._rotates_itself(batch):

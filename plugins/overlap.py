@@ -3,7 +3,6 @@
 A kernel launched so waits for its predecessor before it touches anything but weights. EARLY lets its successor start at
 once, so that the successor's first weights are on their way: measured on an H200, 6 % of a step at 1 row, but a loss at 16, for
 early blocks crowd onto the processors that small kernels leave free. LATE lets it start once the kernel's own loads are done.
-AHEAD is EARLY for row kernels, behind which linears fill their rings with weights (linear/bulk.cu), and LATE for linears.
 """
 
 from __future__ import annotations
@@ -19,12 +18,10 @@ NONE, EARLY, LATE = 0, 1, 2  # the kernels' PDL
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overlap:
-    """Steps of at most `early` rows overlap early, larger ones of at most `ahead` rows ahead, still larger ones of at most
-    `late` rows late. INGOT_OVERLAP=0 turns all off."""
+    """Steps of at most `early` rows overlap early, larger ones of at most `late` rows late. INGOT_OVERLAP=0 turns all off."""
 
     early: int = 4
     late: int = 0
-    ahead: int = 0
 
 
 _chosen: list[Overlap] = [Overlap()]
@@ -35,14 +32,12 @@ def choose_overlap(chosen: Overlap) -> None:
     _chosen[0] = chosen
 
 
-def overlap(num_rows: int, *, linear: bool = False) -> int:
+def overlap(num_rows: int) -> int:
     """NONE, EARLY or LATE for the kernels of a step of so many rows."""
     chosen = _chosen[0]
-    if num_rows > max(chosen.early, chosen.late, chosen.ahead) or not supported():
+    if num_rows > max(chosen.early, chosen.late) or not supported():
         return NONE
-    if num_rows <= chosen.early:
-        return EARLY
-    return EARLY if num_rows <= chosen.ahead and not linear else LATE
+    return EARLY if num_rows <= chosen.early else LATE
 
 
 @cache

@@ -43,7 +43,6 @@ from ingot.plugins.rope.reference import cos_sin, split_and_rotate
 from ingot.plugins.silu_mul.launch import MANY, SiluChoice, silu_mul
 from ingot.plugins.silu_mul.reference import silu_mul as true_silu_mul
 from ingot.plugins.trial import Trial, Verdict, decide
-from ingot.plugins.tune_rows import preparation_trial
 from ingot.plugins.variants import Variants
 
 LAYERS = 4  # of the decode step that overlap is tried on
@@ -69,8 +68,6 @@ def tune_engine(
     assert isinstance(attention, PrefillChoice)
     assert isinstance(activation, SiluChoice)
     variants = replace(variants, prefill=attention, silu=activation)
-    prepared = [n for n in (1, 4) if best(preparation_trial(config, weights, choices, dtype, n))]
-    variants = replace(variants, prepared_rows=max(prepared, default=0))
     rotates = [False]
     if config.head_dim == 128 and dtype == torch.bfloat16:
         verdict = decide(rotation_trial(config, dtype, kv_dtype, page))

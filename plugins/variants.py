@@ -16,7 +16,6 @@ class Variants:
     prefill: PrefillChoice | None = None  # None: as attention.launch.choose_prefill says
     silu: SiluChoice = field(default_factory=SiluChoice)
     rotate_in_attention: bool = False  # of decode steps: no kernel of its own for RoPE and the KV write
-    prepared_rows: int = 0  # up to which skinny linears add, norm and round their input themselves
     overlap: Overlap = field(default_factory=Overlap)
     mixed_tokens: int = 0  # up to which steps with prompts run as CUDA graphs, see runtime/programs/mixed_graphs.py
     drawn_rows: int = (

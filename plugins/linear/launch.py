@@ -1,4 +1,4 @@
-"""Runs a linear by its weight's scheme and row count: cuBLASLt, the skinny and bulk CUDA kernels, or a Triton GEMM.
+"""Runs a linear by its weight's scheme and row count: cuBLASLt, the skinny CUDA kernels, or a Triton GEMM.
 
 Weights stay as the engine stores them, (N, K) row-major: every path reads that layout.
 """
@@ -17,8 +17,7 @@ from torch.nn import functional
 
 from ingot.network.weights import INT4_GROUP, Scheme, Weight
 from ingot.plugins.cubin import kernel
-from ingot.plugins.linear import bulk, kernels
-from ingot.plugins.linear.bulk import Bulk, run_bulk
+from ingot.plugins.linear import kernels
 from ingot.plugins.overlap import LATE, overlap
 from ingot.plugins.packed import launch
 from ingot.plugins.quantize.launch import Quantized
@@ -57,7 +56,7 @@ class Tiled:
     stages: int = 3
 
 
-Choice = Library | Skinny | Bulk | Tiled
+Choice = Library | Skinny | Tiled
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 
 
@@ -111,11 +110,6 @@ def run_linear(x: Tensor | Quantized, weight: Weight[Tensor], choice: Choice, *,
         return skinny_int4(values, weight, choice)
     if isinstance(choice, Skinny) and values.dtype in KINDS:
         return skinny(values, scales, weight, choice, out_dtype)
-    if isinstance(choice, Bulk) and values.dtype in bulk.KINDS:
-        return run_bulk(
-            values, scales, weight.data, weight.weight_scale, weight.bias, choice, out_dtype=out_dtype,
-            overlapping=overlap(values.shape[0], linear=True),
-        )  # fmt: skip
     if isinstance(choice, Tiled):
         return tiled(values, scales, weight, choice, out_dtype)
     return library(values, scales, weight, out_dtype)
@@ -134,64 +128,13 @@ def library(x: Tensor, scales: Tensor | None, weight: Weight[Tensor], out_dtype:
     return functional.linear(x, weight.data, weight.bias)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unprepared:
-    """A linear's input of few rows (T, K) before the residual add, the norm and the rounding that come before the linear, which
-    does them itself: see skinny.cu. `total` gets x + residual."""
-
-    x: Tensor
-    residual: Tensor | None = None
-    total: Tensor | None = None
-    norm: Tensor | None = None
-    eps: float = 0.0
-
-
-MOST_PREPARED = 40 << 10  # bytes of shared memory for ready rows
-
-
-def prepares(weight: Weight[Tensor], choice: Choice, num_rows: int, dtype: torch.dtype) -> bool:
-    """Whether the linear can take an Unprepared input."""
-    k, plain = weight.data.shape[1], weight.input_scale is None and weight.pre_scale is None
-    if not isinstance(choice, Skinny) or weight.scheme not in (Scheme.NONE, Scheme.FP8) or dtype != torch.bfloat16:
-        return False
-    rows, pieces = prepared_shape(choice, num_rows, k)
-    fits = rows * pieces <= 8 and rows * (k * weight.data.element_size() + 64) <= MOST_PREPARED
-    return plain and num_rows <= 4 and k % 8 == 0 and fits
-
-
-def prepared_shape(choice: Skinny, num_rows: int, k: int) -> tuple[int, int]:
-    """skinny.cu's MX and VECS."""
-    return next((rows for rows in (1, 2) if num_rows <= rows), 4), triton.cdiv(k, 8 * 32 * choice.warps)
-
-
-def run_unprepared(given: Unprepared, weight: Weight[Tensor], choice: Choice, *, out_dtype: torch.dtype) -> Tensor:
-    """`run_linear` of what `prepares` says can be taken."""
-    assert isinstance(choice, Skinny)
-    num_rows, (n, k) = given.x.shape[0], weight.data.shape
-    rows, pieces = prepared_shape(choice, num_rows, k)
-    more = [given.residual, given.total, given.norm, ctypes.c_float(given.eps)]
-    defines = {"PREPARES": 1, "MX": rows, "VECS": pieces, "KIND": KINDS[weight.data.dtype], "ROWS": choice.rows, "COLS": 1,
-               "WARPS": choice.warps, "X_AHEAD": 0, "TILES": choice.tiles, "LATE": int(overlap(num_rows, linear=True) == LATE),
-               "OUT_F32": int(out_dtype == torch.float32)}  # fmt: skip
-    out = torch.empty(num_rows, n, dtype=out_dtype, device=given.x.device)
-    row_bytes = k * weight.data.element_size()
-    kernel(SOURCE, "skinny", defines, shared=rows * (row_bytes + 64)).launch(
-        (triton.cdiv(n, 16 * choice.rows * choice.tiles), 1, 1), 32 * choice.warps,
-        [out, given.x, weight.data, None, weight.weight_scale, weight.bias, ctypes.c_int(num_rows), ctypes.c_int(n),
-         ctypes.c_int(row_bytes), *more],
-        overlap=overlap(num_rows, linear=True) > 0,
-    )  # fmt: skip
-    return out
-
-
 def skinny(x: Tensor, scales: Tensor | None, weight: Weight[Tensor], choice: Skinny, out_dtype: torch.dtype) -> Tensor:
     num_rows, (n, k) = x.shape[0], weight.data.shape
     out = torch.empty(num_rows, n, dtype=out_dtype, device=x.device)
     cols = next(size for size in (1, 2, 4, 8) if num_rows <= 8 * size)
-    early_or_late = overlap(num_rows, linear=True)
-    defines = {"PREPARES": 0, "KIND": KINDS[x.dtype], "ROWS": choice.rows, "COLS": cols, "WARPS": choice.warps, "X_AHEAD": int(choice.x_ahead),
-               "TILES": choice.tiles, "LATE": int(early_or_late == LATE),
-               "OUT_F32": int(out_dtype == torch.float32)}  # fmt: skip
+    early_or_late = overlap(num_rows)
+    defines = {"KIND": KINDS[x.dtype], "ROWS": choice.rows, "COLS": cols, "WARPS": choice.warps, "X_AHEAD": int(choice.x_ahead),
+               "TILES": choice.tiles, "LATE": int(early_or_late == LATE), "OUT_F32": int(out_dtype == torch.float32)}  # fmt: skip
     kernel(SOURCE, "skinny", defines).launch(
         (triton.cdiv(n, 16 * choice.rows * choice.tiles), 1, 1), 32 * choice.warps,
         [out, x, weight.data, scales, weight.weight_scale, weight.bias, ctypes.c_int(num_rows), ctypes.c_int(n),
@@ -205,7 +148,7 @@ def skinny_int4(x: Tensor, weight: Weight[Tensor], choice: Skinny) -> Tensor:
     (num_rows, k), n = x.shape, weight.data.shape[0]
     out = torch.empty(num_rows, n, dtype=x.dtype, device=x.device)
     cols = next(size for size in (1, 2, 4, 8) if num_rows <= 8 * size)
-    early_or_late = overlap(num_rows, linear=True)
+    early_or_late = overlap(num_rows)
     defines = {"ROWS": choice.rows, "COLS": cols, "WARPS": choice.warps, "LATE": int(early_or_late == LATE)}
     kernel(INT4_SOURCE, "skinny_int4", defines).launch(
         (triton.cdiv(n, 16 * choice.rows), 1, 1), 32 * choice.warps,
@@ -223,12 +166,12 @@ def tiled(x: Tensor, scales: Tensor | None, weight: Weight[Tensor], choice: Tile
     if weight.scheme is Scheme.INT4:
         launch(kernels.int4_gemm_kernel, grid, 
             x, weight.data, weight.weight_scale, bias, out, num_rows, n, x.shape[1], BIAS=weight.bias is not None, BM=choice.bm,
-            BN=choice.bn, GROUP_K=INT4_GROUP, GROUP=choice.group, num_warps=choice.warps, num_stages=choice.stages, overlap=overlap(num_rows, linear=True),
+            BN=choice.bn, GROUP_K=INT4_GROUP, GROUP=choice.group, num_warps=choice.warps, num_stages=choice.stages, overlap=overlap(num_rows),
         )  # fmt: skip
         return out
     launch(kernels.scaled_gemm_kernel, grid, 
         x, weight.data, scales, weight.weight_scale, bias, out, num_rows, n, x.shape[1], SCALED=scales is not None,
         BIAS=weight.bias is not None, BM=choice.bm, BN=choice.bn, BK=choice.bk, GROUP=choice.group, num_warps=choice.warps,
-        num_stages=choice.stages, overlap=overlap(num_rows, linear=True),
+        num_stages=choice.stages, overlap=overlap(num_rows),
     )  # fmt: skip
     return out

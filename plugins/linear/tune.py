@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ingot.errors import EngineError
 from ingot.network.weights import LINEARS, Scheme, Weight
-from ingot.plugins.linear.bulk import Bulk, bulk_choices, hopper
 from ingot.plugins.linear.launch import Choice, Choices, Library, Skinny, Tiled, guess, run_linear, skinny_fits
 from ingot.plugins.linear.reference import dequantize
 from ingot.plugins.overlap import supported
@@ -26,7 +25,7 @@ from ingot.plugins.trial import seconds
 from ingot.plugins.variants import Variants
 
 LONELY, MOST_OVERLAPPING = 2e-6, 16
-KINDS: dict[str, type[Choice]] = {"library": Library, "skinny": Skinny, "bulk": Bulk, "tiled": Tiled}
+KINDS: dict[str, type[Choice]] = {"library": Library, "skinny": Skinny, "tiled": Tiled}
 
 
 def tune(weights: Mapping[str, Weight[Tensor]], rows: Iterable[int], dtype: torch.dtype, *, layers: int = 8) -> Choices:
@@ -77,8 +76,6 @@ def candidates(scheme: Scheme, n: int, k: int, bucket: int) -> list[Choice]:
         shapes = [(4, 1), (8, 1), (16, 1)] + ([(8, 2), (16, 2), (16, 4), (8, 4)] if bucket > 8 else [])
         # Sixteen warps' partial sums of 64 columns would not fit in static shared memory.
         options += [Skinny(warps=w, tiles=t) for w, t in shapes if w <= 8 or bucket <= 32]
-    if scheme in (Scheme.NONE, Scheme.FP8) and 4 < bucket <= 32 and hopper():
-        options += bulk_choices(bucket, n, k * (2 if scheme is Scheme.NONE else 1))
     if scheme in (Scheme.FP8, Scheme.INT8) and 16 < bucket <= 256:
         options += [Tiled(bm=64, bn=64, bk=128, warps=4, stages=5), Tiled(bm=128, bn=128, bk=128, warps=8)]
     return list(dict.fromkeys(options))

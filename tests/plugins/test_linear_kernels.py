@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ingot.errors import EngineError
 from ingot.network.weights import Scheme, Weight
-from ingot.plugins.linear.bulk import Bulk
 from ingot.plugins.linear.launch import Choice, Choices, Library, Skinny, Tiled, run_linear
 from ingot.plugins.linear.reference import dequantize
 from ingot.plugins.linear.tune import candidates, read_choices, write_choices
@@ -75,28 +74,6 @@ def test_skinny(scheme: Scheme, choice: Skinny, rows: int, n: int, k: int, bias:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("scheme", [Scheme.NONE, Scheme.FP8])
-@pytest.mark.parametrize("choice", [Bulk(cluster=c, groups=g) for c in (1, 2, 4, 8) for g in (1, 2)])
-@pytest.mark.parametrize(
-    ("rows", "n", "k", "bias"),
-    [(1, 4096, 4096, False), (5, 1000, 1152, True), (16, 6144, 4096, False), (17, 40, 640, True), (32, 28672, 1024, False),
-     (12, 8, 128, False)],
-)  # fmt: skip
-def test_bulk(scheme: Scheme, choice: Bulk, rows: int, n: int, k: int, bias: bool) -> None:
-    check(scheme, rows, n, k, choice, torch.bfloat16, torch.device("cuda"), bias)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize(("n", "k"), [(6144, 4096), (4096, 14336)])
-def test_bulk_gives_the_same_bits_again(n: int, k: int) -> None:
-    """Sums are added in one order, whichever block is done first; the ring wraps around many times."""
-    weight = make_weight(Scheme.FP8, n, k, torch.bfloat16, torch.device("cuda"), bias=False)
-    x = quantize_rows(torch.randn(16, k, device="cuda").bfloat16(), weight)
-    first = run_linear(x, weight, Bulk(), out_dtype=torch.bfloat16)
-    assert all(torch.equal(first, run_linear(x, weight, Bulk(), out_dtype=torch.bfloat16)) for _ in range(50))
-
-
-@pytest.mark.gpu
 @pytest.mark.parametrize("scheme", list(Scheme)[:4])
 @pytest.mark.parametrize("rows", [1, 17, 64, 300, 2048])
 def test_whatever_the_chooser_takes(scheme: Scheme, rows: int) -> None:
@@ -117,7 +94,6 @@ def test_choices_survive_their_file(tmp_path: Path) -> None:
         tuned={
             ("fp8", 64, 128, 16): Skinny(rows=2, warps=4, tiles=2),
             ("none", 64, 128, 256): Library(),
-            ("fp8", 4096, 4096, 8): Bulk(cluster=2, groups=1),
             ("int8", 64, 128, 32): Tiled(bm=64),
         }
     )

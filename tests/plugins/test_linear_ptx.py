@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
-from tests.exactness import assert_as_exact_as_torch
 from tests.plugins.test_linear_kernels import check, make_weight
 from tests.ptx.launch import Setting, interpreted
 
 from ingot.network.weights import Scheme
-from ingot.plugins.linear import bulk
-from ingot.plugins.linear.bulk import Bulk
-from ingot.plugins.linear.launch import Choice, Skinny, Unprepared, run_linear, run_unprepared
-from ingot.plugins.linear.reference import dequantize
+from ingot.plugins.linear.launch import Skinny, run_linear
 from ingot.plugins.quantize.launch import quantize_rows
 
 BF16, CPU = torch.bfloat16, torch.device("cpu")
-
-
-def run(scheme: Scheme, rows: int, n: int, k: int, choice: Choice, setting: Setting, *, bias: bool = True) -> None:
-    with interpreted(setting):
-        check(scheme, rows, n, k, choice, BF16, CPU, bias)
 
 
 @pytest.mark.parametrize(
@@ -35,74 +24,12 @@ def run(scheme: Scheme, rows: int, n: int, k: int, choice: Choice, setting: Sett
     ],
 )
 def test_skinny(scheme: Scheme, choice: Skinny, rows: int, n: int, k: int) -> None:
-    run(scheme, rows, n, k, choice, Setting())
-
-
-def check_unprepared(scheme: Scheme, rows: int, n: int, k: int, choice: Skinny, *, residual: bool, norm: bool) -> None:
-    """Against what a residual add, a norm and the rounding of their own, then the plain kernel, give."""
-    weight = make_weight(scheme, n, k, BF16, CPU, bias=True)
-    x, weights = torch.randn(rows, k).bfloat16(), torch.rand(k).bfloat16() if norm else None
-    other = torch.randn(rows, k).bfloat16() if residual else None
-    total = torch.full_like(x, float("nan")) if residual else None
-    out = run_unprepared(
-        Unprepared(x=x, residual=other, total=total, norm=weights, eps=1e-5), weight, choice, out_dtype=BF16
-    )
-    summed = x if other is None else (x.float() + other.float()).bfloat16()
-    ready = summed.float()
-    if weights is not None:
-        ready = ready * (ready.square().mean(1, keepdim=True) + 1e-5).rsqrt() * weights.float()
-    rounded = quantize_rows(ready.bfloat16(), weight) if scheme is Scheme.FP8 else ready.bfloat16()
-    plain = run_linear(rounded, weight, choice, out_dtype=BF16)
-    assert total is None or torch.equal(total, summed)
-    assert weight.bias is not None
-    truth = ready.double() @ dequantize(weight).double().T + weight.bias.double()
-    assert_as_exact_as_torch(out, plain, truth)
-
-
-@pytest.mark.parametrize(
-    ("scheme", "rows", "k", "residual", "norm"),
-    [(Scheme.NONE, 2, 640, True, True), (Scheme.FP8, 1, 1152, True, True), (Scheme.FP8, 3, 384, False, False)],
-)
-def test_skinny_prepares_its_input(scheme: Scheme, rows: int, k: int, residual: bool, norm: bool) -> None:
     with interpreted(Setting()):
-        check_unprepared(scheme, rows, 40, k, Skinny(rows=1, warps=4), residual=residual, norm=norm)
+        check(scheme, rows, n, k, choice, BF16, CPU, bias=True)
 
 
-@pytest.mark.parametrize(
-    ("scheme", "choice", "rows", "n", "k", "seed"),
-    [
-        (Scheme.NONE, Bulk(cluster=1, groups=2), 5, 136, 1152, None),
-        (Scheme.NONE, Bulk(cluster=8, groups=1), 12, 8, 128, 1),  # blocks of the cluster without a share of K
-        (Scheme.FP8, Bulk(cluster=2, groups=1), 32, 200, 640, 2),
-        (Scheme.FP8, Bulk(cluster=4, groups=2), 17, 40, 2176, None),
-    ],
-)
-def test_bulk(scheme: Scheme, choice: Bulk, rows: int, n: int, k: int, seed: int | None) -> None:
-    run(scheme, rows, n, k, choice, Setting(seed=seed))
-
-
-@pytest.mark.parametrize("groups", [1, 2])
-def test_bulk_wraps_around_its_ring(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One cluster for all rows; two slots, or three where one warpgroup has them all: an odd number for two is a race."""
-    monkeypatch.setattr(bulk, "POLITE_SHARED", 0)
-    monkeypatch.setattr(bulk, "LEAST_SLOTS", 3)
-    run(Scheme.FP8, 9, 328, 1280, Bulk(cluster=2, groups=groups), Setting(clusters=1, seed=groups), bias=False)
-
-
-def test_bulk_gives_the_same_bits_in_any_order() -> None:
-    weight = make_weight(Scheme.NONE, 72, 640, BF16, CPU, bias=False)
-    x = torch.randn(8, 640).bfloat16()
-    found = []
-    for seed in (None, 3):
-        with interpreted(Setting(seed=seed)):
-            found.append(run_linear(x, replace(weight), Bulk(cluster=4, groups=2), out_dtype=torch.float32))
-    assert torch.equal(found[0], found[1])
-
-
-@pytest.mark.parametrize(("early", "choice"), [(True, Bulk()), (False, Bulk()), (True, Skinny())])
-def test_what_the_previous_kernel_writes_is_waited_for(
-    early: bool, choice: Choice, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("early", [True, False])
+def test_what_the_previous_kernel_writes_is_waited_for(early: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     from ingot.plugins import overlap
 
     monkeypatch.setattr(overlap, "supported", lambda: True)
@@ -113,7 +40,7 @@ def test_what_the_previous_kernel_writes_is_waited_for(
         with interpreted(Setting()):
             monkeypatch.setattr("ingot.plugins.quantize.launch.overlap", lambda rows: 0)
             rows = quantize_rows(x, weight)
-            found = run_linear(rows, weight, choice, out_dtype=BF16)
+            found = run_linear(rows, weight, Skinny(), out_dtype=BF16)
         assert torch.isfinite(found).all()
     finally:
         overlap.choose_overlap(overlap.Overlap())

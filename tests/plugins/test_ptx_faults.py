@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from tests.plugins.test_attention_kernels import Case, make_case, run_prefill
-from tests.plugins.test_linear_kernels import check
+from tests.plugins.test_linear_kernels import make_weight
 from tests.ptx.faults import Fault
 from tests.ptx.launch import Setting, interpreted
 
 from ingot.network.weights import Scheme
 from ingot.plugins.attention import launch as attention
-from ingot.plugins.linear import bulk
+from ingot.plugins.linear import launch as linear
+from ingot.plugins.overlap import LATE
 
 BF16, CPU = torch.bfloat16, torch.device("cpu")
 
@@ -29,48 +30,45 @@ def mistaken(source: Path, right: str, wrong: str, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("right", "wrong", "found"),
     [
-        ("wait(at.full + slot * 8, i / SLOTS & 1);", "", "a copy is on its way"),
-        ("initialize(at.empty + i * 8, 4)", "initialize(at.empty + i * 8, 5)", "no thread can go on"),
-        ("static_assert(SLOTS % GROUPS == 0", "static_assert(true", "a copy is on its way"),
-        ("at.sums + (tile & 1) * (GROUPS * SUM_BYTES)", "at.sums", "overwrites what"),
-        ("        __syncwarp();\n        if (tile == 0) cluster_wait();", "        if (tile == 0) cluster_wait();", "reads what"),
-        ("if (tile == 0) cluster_wait();", "", "set up, and no barrier"),
-        ("    cluster_arrive();                                // nobody leaves", "    return; //", "ends, and no barrier"),
-        ('asm volatile("wgmma.fence.sync.aligned;" ::: "memory");', "", "no wgmma.fence"),
-        ("(base + 1023) & ~1023u", "(base + 127) & ~127u", "multiple of 1024"),
+        ('asm volatile("griddepcontrol.wait;" ::: "memory");', "", "before griddepcontrol.wait"),
+        ("    __syncthreads();\n", "", "reads what thread"),
+        ("min(t * 8 + g, m_rows - 1)", "(t * 8 + g)", "of argument tensor"),
     ],
-)  # fmt: skip
-def test_bulk(right: str, wrong: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "SOURCE", mistaken(bulk.SOURCE, right, wrong, tmp_path))
-    monkeypatch.setattr(bulk, "POLITE_SHARED", 0)
-    monkeypatch.setattr(bulk, "LEAST_SLOTS", 4)
-    seed = None
-    if "static_assert" in right:
-        plan = bulk.layout
-        monkeypatch.setattr(bulk, "layout", lambda *given: odd(plan(*given)))
-        seed = 1
-    with interpreted(Setting(clusters=1, seed=seed)), pytest.raises((Fault, AssertionError), match=found):
-        check(Scheme.FP8, 3, 136, 1536 if seed is None else 2560, bulk.Bulk(cluster=2, groups=2), BF16, CPU, False)
-
-
-def odd(plan: bulk.Layout) -> bulk.Layout:
-    less = bulk.SLOT_BYTES + 16
-    return bulk.Layout(cols=plan.cols, units=plan.units, slots=plan.slots - 1, shared=plan.shared - less)
+)
+def test_skinny(right: str, wrong: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "SOURCE", mistaken(linear.SOURCE, right, wrong, tmp_path))
+    monkeypatch.setattr(linear, "overlap", lambda rows: LATE)
+    weight = make_weight(Scheme.NONE, 40, 640, BF16, CPU, bias=False)
+    with interpreted(Setting()), pytest.raises(Fault, match=found):
+        linear.run_linear(torch.randn(3, 640).bfloat16(), weight, linear.Skinny(warps=4), out_dtype=BF16)
 
 
 @pytest.mark.parametrize(
-    ("right", "wrong", "found"),
+    ("right", "wrong", "found", "fp8"),
     [
-        ("publish();\n            if (pending_query", "if (pending_query", "without fence.proxy.async"),
-        ("cp.async.wait_group 1;", "cp.async.wait_group 2;", "no barrier lies between"),
-        ("                wait_products<0>();\n                pin(o);\n", "                pin(o);\n", "is wrong"),
-        ("if (w.tiles == 0) break;", "", "no thread can go on"),
+        ('asm volatile("fence.proxy.async.shared::cta;" ::: "memory");', "", "without fence.proxy.async", False),
+        ('asm volatile("fence.proxy.async.shared::cta;" ::: "memory");', "", "without fence.proxy.async", True),
+        ("            wait(full + at % SLOTS * 8, at / SLOTS & 1);\n", "", "a copy is on its way", False),
+        ("            wait(full + at % SLOTS * 8, at / SLOTS & 1);\n", "", "no barrier lies between", True),
+        ("                wait(empty + slot * 8, (step / SLOTS & 1) ^ 1);\n", "", "overwrites what", False),
+        ("initialize(empty + i * 8, 8)", "initialize(empty + i * 8, 9)", "no thread can go on", False),
+        ("initialize(full + i * 8, 128)", "initialize(full + i * 8, 127)", "no barrier lies between", True),
+        ("            sync();\n            for (int i = lane", "            for (int i = lane", "reads what", False),
+        ("__device__ __forceinline__ void begin_products() { ", "__device__ __forceinline__ void begin_products() { return; ",
+         "no wgmma.fence", False),
+        ("(shared_address(raw) + 1023) & ~1023u", "(shared_address(raw) + 127) & ~127u", "multiple of 1024", False),
+        ("                wait_products<0>();\n                pin(o);\n", "                pin(o);\n", "is wrong", False),
+        ("if (w.tiles == 0) break;", "", "no thread can go on", False),
+        ("setmaxnreg.dec.sync.aligned.u32 104;", "setmaxnreg.dec.sync.aligned.u32 112;", "registers of the", False),
+        ("initialize(query_full + i * 8, 129)", "initialize(query_full + i * 8, 130)", "no thread can go on", False),
     ],
 )  # fmt: skip
-def test_prefill(right: str, wrong: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prefill(
+    right: str, wrong: str, found: str, fp8: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = attention.PREFILL_SOURCE
     monkeypatch.setattr(attention, "PREFILL_SOURCE", mistaken(source, right, wrong, tmp_path))
-    case = make_case(CPU, BF16, [5], [300], heads=(4, 1), dim=128, page=128)
+    case = make_case(CPU, BF16, [5], [300], heads=(4, 1), dim=128, page=128, fp8=fp8)
     with interpreted(Setting(processors=1)), pytest.raises((Fault, AssertionError), match=found):
         attend(case)
 

@@ -13,14 +13,12 @@ from ingot.network.config import ModelConfig
 from ingot.network.weights import Scheme, Weight
 from ingot.plugins import trial
 from ingot.plugins.attention.launch import PrefillChoice, choose_prefill
-from ingot.plugins.linear.launch import Choices, Library, Skinny, prepares
+from ingot.plugins.linear.launch import Choices
 from ingot.plugins.linear.tune import read_choices, write_choices
 from ingot.plugins.overlap import Overlap
-from ingot.plugins.random_weights import random_weights
 from ingot.plugins.silu_mul.launch import SiluChoice
 from ingot.plugins.trial import Trial, decide
 from ingot.plugins.tune import PrefillCase, RotationCase, prefill_ways, silu_trial
-from ingot.plugins.tune_rows import preparation_trial
 from ingot.plugins.variants import Variants
 
 CONFIG = ModelConfig(
@@ -111,33 +109,6 @@ def test_attention_that_rotates_is_as_right(
     assert not case.work.counters.any()
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("rows", [1, 2, 3, 4])
-@pytest.mark.parametrize("scheme", [Scheme.NONE, Scheme.FP8])
-@pytest.mark.parametrize(("width", "bias"), [(4096, False), (1152, True)])
-def test_linears_that_prepare_their_input_are_as_right(scheme: Scheme, rows: int, width: int, bias: bool) -> None:
-    config = replace(CONFIG, hidden_size=width, intermediate_size=512, num_heads=width // 64, qkv_bias=bias)
-    weights = random_weights(config, scheme, torch.bfloat16, torch.device("cuda"))
-    asked = preparation_trial(config, weights, Choices(tuned={}), torch.bfloat16, rows)
-    usual = asked.check(0)
-    assert_as_exact_as_torch(asked.check(rows), usual, asked.truth)
-
-
-def test_few_rows_of_a_skinny_linear_are_prepared() -> None:
-    def weight(scheme: Scheme, k: int, **more: object) -> Weight[torch.Tensor]:
-        data = torch.empty(64, k, dtype=torch.bfloat16 if scheme is Scheme.NONE else torch.float8_e4m3fn)
-        return Weight(scheme=scheme, data=data, **more)  # type: ignore[arg-type]
-
-    usual = weight(Scheme.FP8, 4096)
-    assert prepares(usual, Skinny(), 4, torch.bfloat16)
-    assert prepares(weight(Scheme.NONE, 4096), Skinny(), 4, torch.bfloat16)
-    assert not prepares(usual, Skinny(), 5, torch.bfloat16)
-    assert not prepares(usual, Library(), 1, torch.bfloat16)
-    assert not prepares(usual, Skinny(), 1, torch.float16)
-    assert not prepares(weight(Scheme.NONE, 14336), Skinny(warps=4), 1, torch.bfloat16)  # more registers than there are
-    assert not prepares(weight(Scheme.FP8, 4096, input_scale=torch.ones(1)), Skinny(), 1, torch.bfloat16)
-
-
 @pytest.mark.parametrize(
     ("device", "scheme"),
     [("cpu", Scheme.NONE), ("cpu", Scheme.INT8)]
@@ -156,7 +127,7 @@ def test_variants_survive_their_file(tmp_path: Path) -> None:
     variants = Variants(
         prefill=PrefillChoice(cuda=True),
         silu=SiluChoice(fast=True, warps=16),
-        overlap=Overlap(early=4, late=64, ahead=16),
+        overlap=Overlap(early=4, late=64),
         rotate_in_attention=True,
     )
     write_choices(Choices(tuned={}, variants=variants), tmp_path / "choices.json")

@@ -13,16 +13,14 @@ from typing import Any
 import pytest
 import torch
 from tests.ptx.compile import ptx_of
-from tests.ptx.copies import BoxMap
-from tests.ptx.machine import Machine, with_address
-from tests.ptx.memory import Global
+from tests.ptx.machine import Machine
+from tests.ptx.memory import SPAN, Global
 from tests.ptx.parse import parse
 
 from ingot.plugins.attention import launch as attention
-from ingot.plugins.linear import bulk
 from ingot.plugins.linear import launch as linear
 
-WEIGHTS = {"skinny": (2,), "skinny_int4": (2, 3), "bulk": (2,)}  # arguments that no kernel before writes
+WEIGHTS = {"skinny": (2,), "skinny_int4": (2, 3)}  # arguments that no kernel before writes
 
 
 @dataclass(slots=True, kw_only=True)
@@ -30,7 +28,6 @@ class Setting:
     """Of the launches in a test: the order of threads, and what the GPU would say of itself."""
 
     seed: int | None = None
-    clusters: int = 2  # resident at a time
     processors: int = 2
 
 
@@ -49,36 +46,21 @@ class PtxKernel:
         assert kernel.name == self.name
         memory = Global()
         values = [argument(arg, memory) for arg in args]
-        early = frozenset(number(values[i]) for i in WEIGHTS.get(self.name, ())) if overlap else None
+        early = frozenset(values[i] >> SPAN for i in WEIGHTS.get(self.name, ())) if overlap else None
         Machine(
             kernel, values, memory, threads=threads, grid=grid, shared=self.shared, seed=self.setting.seed, early=early
         ).run()
 
-    def resident_clusters(self, threads: int) -> int:
-        return self.setting.clusters
 
-
-def number(value: int | BoxMap) -> int:
-    return (value.address if isinstance(value, BoxMap) else value) >> 32
-
-
-def argument(arg: Any, memory: Global) -> int | BoxMap:
+def argument(arg: Any, memory: Global) -> int:
     """As a parameter's bits."""
     if arg is None:
         return 0
     if isinstance(arg, torch.Tensor):
         return memory.add(arg)
-    if isinstance(arg, BoxMap):
-        return with_address(arg, memory)
     if isinstance(arg, ctypes.c_float):
         return int(struct.unpack("<I", struct.pack("<f", arg.value))[0])
     return int(arg.value) & 0xFFFFFFFFFFFFFFFF
-
-
-def row_boxes(matrix: torch.Tensor, box_rows: int) -> BoxMap:
-    """As tensor_map.row_boxes."""
-    rows, columns = matrix.shape
-    return BoxMap(matrix=matrix, row_bytes=columns * matrix.element_size(), rows=rows, box_rows=box_rows)
 
 
 @contextmanager
@@ -91,9 +73,8 @@ def interpreted(setting: Setting) -> Iterator[Setting]:
     before = torch.are_deterministic_algorithms_enabled()
     with pytest.MonkeyPatch.context() as patch:
         torch.use_deterministic_algorithms(True)  # torch.empty then gives NaN, which outputs are until they are written
-        for module in (attention, linear, bulk):
+        for module in (attention, linear):
             patch.setattr(module, "kernel", kernel)
-        patch.setattr(bulk, "row_boxes", row_boxes)
         patch.setattr(attention, "capability", lambda: (9, 0))
         patch.setattr(attention, "num_processors", lambda: setting.processors)
         try:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tests.ptx.access import shared_index
 from tests.ptx.faults import Fault
 from tests.ptx.parse import Instruction
 from tests.ptx.registers import Array, Threads
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from tests.ptx.machine import Machine
 
 WARP, WARPGROUP = 32, 128
-CLUSTER = "cluster"  # its barrier's key among the clocks
 REGISTERS = 1 << 16  # of a processor
 OFTEN = 0.2  # how often, in random order, a wait gives up at once
 
@@ -23,15 +23,13 @@ def size_of(ins: Instruction) -> int:
     """How many threads run this together; 0: each by itself."""
     if ins.opcode[:2] == ("wgmma", "mma_async") or ins.opcode[0] == "setmaxnreg":
         return WARPGROUP
-    if ins.opcode[0] in ("shfl", "vote", "movmatrix", "mma", "wgmma") or ins.opcode[:2] in (
-        ("bar", "warp"),
-        ("barrier", "cluster"),
-    ):
+    if ins.opcode[0] in ("shfl", "vote", "movmatrix", "mma", "wgmma") or ins.opcode[:2] == ("bar", "warp"):
         return WARP
     return 0
 
 
-def is_wait(ins: Instruction) -> bool:
+def is_barrier(ins: Instruction) -> bool:
+    """Whether it may hold its threads, or let others go."""
     return ins.opcode[:2] in (("mbarrier", "try_wait"), ("bar", "sync"))
 
 
@@ -49,9 +47,6 @@ def meet(m: Machine, at: int, ins: Instruction, threads: Array) -> None:
     going = threads[full]
     if not len(going):
         return
-    if ins.opcode[:2] == ("barrier", "cluster"):
-        cluster(m, at, ins, going)
-        return
     if ins.opcode[0] == "bar":
         m.races.meet(going, WARP)
     elif ins.opcode[0] == "wgmma":
@@ -68,14 +63,10 @@ def meet(m: Machine, at: int, ins: Instruction, threads: Array) -> None:
 def share_registers(m: Machine, count: int, threads: Array) -> None:
     """setmaxnreg: an increase would wait for ever for registers that no decrease gives back. At its launch a kernel of one block a
     processor has as many a thread as there are, in eights."""
-    m.held.update({int(group): count for group in m.warpgroup[threads[::WARPGROUP]]})
-    groups = m.threads // WARPGROUP
-    at_launch = REGISTERS // m.threads // 8 * 8
-    for block in {int(block) for block in m.block[threads]}:
-        held = [m.held.get(block * groups + i) for i in range(groups)]
-        wanted = sum(each for each in held if each is not None) * WARPGROUP
-        if None not in held and wanted > at_launch * m.threads:
-            raise Fault(f"warpgroups want {wanted} registers of the {at_launch * m.threads} that their block has")
+    m.wanted.update({int(group): count for group in m.warpgroup[threads[::WARPGROUP]]})
+    wanted, most = sum(m.wanted.values()) * WARPGROUP, REGISTERS // m.threads // 8 * 8 * m.threads
+    if len(m.wanted) == m.threads // WARPGROUP and wanted > most:
+        raise Fault(f"warpgroups want {wanted} registers of the {most} that their block has")
 
 
 def products(m: Machine, at: int, ins: Instruction, threads: Array) -> None:
@@ -83,7 +74,7 @@ def products(m: Machine, at: int, ins: Instruction, threads: Array) -> None:
         case "mma_async":
             check_fence(m, at, ins)
             for group in threads.reshape(-1, WARPGROUP):
-                m.wgmma.issue(ins, group, int(m.block[group[0]]))
+                m.wgmma.issue(ins, group)
         case "commit_group":
             m.wgmma.commit(m.warp[threads[::WARP]])
         case "wait_group":
@@ -109,74 +100,10 @@ def check_fence(m: Machine, at: int, ins: Instruction) -> None:
 
 
 @dataclass(slots=True)
-class NamedBarriers:
-    """bar.sync of each block: who waits at which, from which instruction."""
+class NamedBarrier:
+    """bar.sync: who waits, from which instruction."""
 
-    threads: int  # of a block
-    waiting: dict[tuple[int, int], list[tuple[int, Array]]] = field(default_factory=dict)
-
-    def places(self) -> list[tuple[str, dict[int, Array]]]:
-        return [(f"barrier {name} of block {block}", dict(found)) for (block, name), found in self.waiting.items()]
-
-
-@dataclass(slots=True)
-class ClusterBarrier:
-    """barrier.cluster: phases of all threads that have not left."""
-
-    threads: int
-    phase: int = 0
-    arrived: int = 0
-    own: dict[int, int] = field(default_factory=dict)  # the phase that a thread has arrived in, plus one
-
-    def arrive(self, threads: Array) -> bool:
-        for thread in threads.tolist():
-            if self.own.get(thread, 0) > self.phase:
-                raise Fault(f"thread {thread} arrives twice at the cluster's barrier")
-            self.own[thread] = self.phase + 1
-        self.arrived += len(threads)
-        return self.finish()
-
-    def leave(self, count: int) -> bool:
-        self.threads -= count
-        return self.finish()
-
-    def finish(self) -> bool:
-        """Whether a phase is over."""
-        over = 0 < self.arrived >= self.threads
-        if over:
-            self.phase, self.arrived = self.phase + 1, 0
-        return over
-
-    def passed(self, thread: int) -> bool:
-        if thread not in self.own:
-            raise Fault(f"thread {thread} waits at the cluster's barrier without having arrived")
-        return self.own[thread] <= self.phase
-
-
-def cluster(m: Machine, at: int, ins: Instruction, threads: Array) -> None:
-    if ins.opcode[2] == "arrive":
-        m.races.release(CLUSTER, threads)
-        if m.cluster.arrive(threads):
-            m.races.complete(CLUSTER)
-        m.barriers.events += 1
-        m.put(at + 1, threads)
-        return
-    passed = np.array([m.cluster.passed(thread) for thread in threads.tolist()])
-    m.races.acquire(CLUSTER, threads[passed])
-    m.put(at + 1, threads[passed])
-    if not passed.all():
-        m.parked[at] = np.sort(np.concatenate((m.parked.get(at, threads[:0]), threads[~passed])))
-
-
-def left(m: Machine, threads: Array) -> bool:
-    """`threads` are done; whether that ends a phase of the cluster's barrier. Nobody may use the memory of a block that is gone."""
-    for block in np.unique(m.block[threads]).tolist():
-        words, own = m.shared.size // 4, m.threads
-        ending = threads[m.block[threads] == block]
-        m.races.end(ending, slice(block * words, block * words + words), slice(block * own, block * own + own))
-        m.left[block] += len(ending)
-    m.shared.gone = m.left == m.threads
-    return m.cluster.leave(len(threads))
+    waiting: list[tuple[int, Array]] = field(default_factory=list)
 
 
 def wait(m: Machine, at: int, ins: Instruction, threads: Array) -> None:
@@ -188,7 +115,7 @@ def wait(m: Machine, at: int, ins: Instruction, threads: Array) -> None:
     if ins.opcode[2] != "parity":
         raise Fault(f"unknown wait {ins.where()}")
     r = m.registers
-    index = m.shared.index(m.block[threads], np.broadcast_to(r.address(ins.operands[1])(threads), threads.shape), 8)
+    index = shared_index(m, r.address(ins.operands[1]), 8)(threads)
     parity = np.broadcast_to(r.source(ins.operands[2], "u32")(threads), threads.shape)
     done = np.array([m.barriers.at(i).passed(p) for i, p in zip(index.tolist(), parity.tolist(), strict=True)])
     m.races.follow(threads, index[:, None] // 4)
@@ -204,52 +131,44 @@ def wait(m: Machine, at: int, ins: Instruction, threads: Array) -> None:
 
 def named(m: Machine, at: int, ins: Instruction, threads: Array) -> None:
     """bar.sync name{, count}: whole warps."""
-    r = m.registers
-    names = np.broadcast_to(r.source(ins.operands[0], "u32")(threads), threads.shape)
+    names = np.broadcast_to(m.registers.source(ins.operands[0], "u32")(threads), threads.shape)
     count = int(ins.operands[1]) if len(ins.operands) > 1 else m.threads
-    for block, name in {(int(m.block[t]), int(n)) for t, n in zip(threads, names, strict=True)}:
-        some = threads[(m.block[threads] == block) & (names == name)]
-        found = m.named.waiting.setdefault((block, name), [])
-        found.append((at, some))
-        total = sum(len(part) for _, part in found)
-        if total > count or count % WARP:
-            raise Fault(f"{total} threads at barrier {name}, which is for {count}")
-        if total == count:
-            del m.named.waiting[block, name]
-            m.barriers.events += 1
-            m.races.meet(np.concatenate([part for _, part in found]), count)
-            for place, part in found:
+    for name in np.unique(names).tolist():
+        some = threads[names == name]
+        found = m.named.setdefault(name, NamedBarrier())
+        found.waiting.append((at, some))
+        come = sum(len(part) for _, part in found.waiting)
+        if come > count or count % WARP:
+            raise Fault(f"{come} threads at barrier {name}, which is for {count}")
+        m.races.release(("bar", name), some)
+        if come == count:
+            del m.named[name]
+            m.races.complete(("bar", name))
+            for place, part in found.waiting:
+                m.races.acquire(("bar", name), part)
                 m.put(place + 1, part)
 
 
 def mbarrier(m: Machine, ins: Instruction) -> Any:
-    """init, arrive (of this block's or another's), arrive.expect_tx: thread by thread."""
+    """init and arrive, thread by thread."""
     op, r = ins.opcode, m.registers
-    init = op[1] == "init"
-    if not init and (op[1] != "arrive" or ins.operands[0] != "_"):
+    init = op == ("mbarrier", "init", "shared::cta", "b64")
+    if not init and (op != ("mbarrier", "arrive", "shared::cta", "b64") or ins.operands[0] != "_"):
         raise Fault(f"unknown barrier instruction {ins.where()}")
-    address = r.address(ins.operands[0 if init else 1])
-    with_count = init or "expect_tx" in op
-    if not init and not with_count and len(ins.operands) != 2:
+    if len(ins.operands) != 2:
         raise Fault(f"unknown barrier instruction {ins.where()}")
-    count = r.source(ins.operands[-1], "u32") if with_count else None
-    remote = "shared::cluster" in op
+    index = shared_index(m, r.address(ins.operands[0 if init else 1]), 8)
+    count = r.source(ins.operands[1], "u32") if init else None
 
     def step(s: Threads) -> None:
-        threads = m.ids[s]
-        where = np.broadcast_to(address(s), threads.shape)
-        if not remote and (where >> 24).any():
-            raise Fault("an mbarrier of another block is used as one's own")
-        index = m.shared.index(m.block[s], where, 8)
-        counts = np.broadcast_to(0 if count is None else count(s), threads.shape)
-        if init:
-            m.races.write(threads, index[:, None] // 4)
-        else:
-            m.races.follow(threads, index[:, None] // 4)
-        for thread, i, n in zip(threads.tolist(), index.tolist(), counts.tolist(), strict=True):
-            if init:
-                m.barriers.init(i, n)
-            else:
-                m.barriers.arrive(i, thread, n)
+        threads, places = m.ids[s], index(s)
+        if count is None:
+            m.races.follow(threads, places[:, None] // 4)
+            for thread, place in zip(threads.tolist(), places.tolist(), strict=True):
+                m.barriers.arrive(place, thread)
+            return
+        m.races.write(threads, places[:, None] // 4)
+        for place, n in zip(places.tolist(), np.broadcast_to(count(s), threads.shape).tolist(), strict=True):
+            m.barriers.init(place, n)
 
     return step

@@ -29,7 +29,6 @@ class Kernel:
     shared: dict[str, int] = field(default_factory=dict)
     static_bytes: int = 0
     dynamic: str = ""  # the name of the dynamic shared array
-    cluster: int = 1
     code: list[Instruction] = field(default_factory=list)
     labels: dict[str, int] = field(default_factory=dict)
 
@@ -91,9 +90,6 @@ def outside_code(kernel: Kernel, line: str) -> bool:
         return True
     if found := re.match(r"\.param .*?(\w+)(\[\d+\])?,?$", line):
         kernel.params.append(found[1])
-        return True
-    if found := re.match(r"\.reqnctapercluster (\d+)", line):
-        kernel.cluster = int(found[1])
         return True
     return line in ")(" or (line.startswith(".") and not line.startswith((".loc", ".reg"))) or line.endswith('"')
 

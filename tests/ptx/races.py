@@ -1,4 +1,4 @@
-"""Which accesses to shared memory no barrier puts in order: vector clocks over a cluster's threads (FastTrack, Flanagan and Freund,
+"""Which accesses to shared memory no barrier puts in order: vector clocks over a block's threads (FastTrack, Flanagan and Freund,
 PLDI 2009), with the last writer and the last reader of every word.
 
 Knows threads, words and clocks. A clock says, for each thread, up to which of its epochs everything has been seen; who releases
@@ -86,15 +86,6 @@ class Races:
             place = np.unravel_index(int(np.argmax(late)), late.shape)
             thread = int(threads[place[0]]) if len(threads) > 1 else int(threads[0])
             raise Fault(f"thread {thread} {does} what thread {int(who[place])} {did}, and no barrier lies between")
-
-    def end(self, threads: Array, words: slice, own: slice) -> None:
-        """`threads` end: of their block's `words`, others than its `own` threads must have read all before."""
-        who, when = self._reader[words], self._read[words]
-        foreign = (when > 0) & ((who < own.start) | (who >= own.stop))
-        if foreign.any() and (self.seen[threads[0], who[foreign]] < when[foreign]).any():
-            raise Fault(
-                f"thread {int(threads[0])} ends, and no barrier lies between what other blocks read of its block's memory"
-            )
 
     def begin(self, threads: Array) -> None:
         """A new epoch of each."""

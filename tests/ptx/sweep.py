@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable
 
-import pytest
 import torch
 
 os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -20,31 +19,13 @@ from tests.exactness import assert_as_exact_as_torch
 from tests.plugins.test_attention_kernels import make_case, run_decode, run_prefill
 from tests.plugins.test_attention_ptx import check_rotating_decode
 from tests.plugins.test_linear_kernels import check
-from tests.plugins.test_linear_ptx import check_unprepared
 from tests.ptx.launch import Setting, interpreted
 
 from ingot.network.weights import Scheme
 from ingot.plugins.attention.launch import DecodeChoice, PrefillChoice
-from ingot.plugins.linear import bulk
-from ingot.plugins.linear.bulk import Bulk
 from ingot.plugins.linear.launch import Skinny
 
 BF16, CPU = torch.bfloat16, torch.device("cpu")
-
-
-def run_bulk(any_: random.Random, setting: Setting) -> str:
-    scheme = any_.choice([Scheme.NONE, Scheme.FP8])
-    choice = Bulk(cluster=any_.choice([1, 2, 4, 8]), groups=any_.choice([1, 2]))
-    rows, n = any_.choice([1, 5, 8, 9, 16, 17, 31, 32]), 8 * any_.randint(1, 45)
-    k = any_.choice([1, 2, 3, 5, 9, 13, 20]) * (64 if scheme is Scheme.NONE else 128)
-    setting.clusters = any_.choice([1, 2, 3])
-    text = f"{scheme} {choice} rows {rows}, N {n}, K {k}, {setting}"
-    with pytest.MonkeyPatch.context() as patch:
-        if any_.random() < 0.6:  # a short ring
-            patch.setattr(bulk, "POLITE_SHARED", 0)
-            patch.setattr(bulk, "LEAST_SLOTS", choice.groups * any_.choice([1, 2, 3]))
-        check(scheme, rows, n, k, choice, BF16, CPU, any_.random() < 0.5)
-    return text
 
 
 def run_prompts(any_: random.Random, setting: Setting) -> str:
@@ -78,25 +59,16 @@ def run_decoding(any_: random.Random, setting: Setting) -> str:
 
 def run_skinny(any_: random.Random, setting: Setting) -> str:
     scheme = any_.choice([Scheme.NONE, Scheme.FP8, Scheme.INT8, Scheme.INT4])
-    warps = any_.choice([4, 8])
-    choice = Skinny(rows=any_.choice([1, 2]), warps=warps, x_ahead=any_.random() < 0.5, tiles=any_.choice([1, 2, 4]))
+    choice = Skinny(
+        rows=any_.choice([1, 2]), warps=any_.choice([4, 8]), x_ahead=any_.random() < 0.5, tiles=any_.choice([1, 2, 4])
+    )
     rows, n, k = any_.choice([1, 3, 8, 13, 17, 40]), any_.randint(1, 90), 128 * any_.randint(1, 9)
     check(scheme, rows, n, k, choice, BF16, CPU, any_.random() < 0.5)
-    if scheme in (Scheme.NONE, Scheme.FP8):
-        check_unprepared(
-            scheme,
-            any_.randint(1, 4),
-            n,
-            k,
-            Skinny(warps=warps),
-            residual=any_.random() < 0.5,
-            norm=any_.random() < 0.5,
-        )
     return f"{scheme} {choice} rows {rows}, N {n}, K {k}, {setting}"
 
 
 KERNELS: dict[str, Callable[[random.Random, Setting], str]] = {
-    "bulk": run_bulk, "prefill": run_prompts, "decode": run_decoding, "skinny": run_skinny,
+    "prefill": run_prompts, "decode": run_decoding, "skinny": run_skinny,
 }  # fmt: skip
 
 
