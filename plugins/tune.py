@@ -47,6 +47,9 @@ from ingot.plugins.variants import Variants
 
 LAYERS = 4  # of the decode step that overlap is tried on
 CONTEXT = 384
+# Measured on an H200 with Llama-3.1-8B: a lone prompt of 128 tokens 23.6 -> 5.1 ms in bf16, 37.8 -> 3.8 in FP8, for 0.2 % of the
+# KV pool and 1.5 s at load. Larger steps keep the GPU longer than the host takes to launch them.
+MIXED_TOKENS = 2048
 Report = Callable[[str, Verdict[object]], None]
 
 
@@ -78,7 +81,7 @@ def tune_engine(
     more = best(step_trial(config, weights, choices, dtype, kv_dtype, page, 64, [few.rotates]))
     assert isinstance(more, StepWay)
     late = max(few.overlap.late, more.overlap.late)
-    variants = replace(variants, rotate_in_attention=few.rotates, overlap=Overlap(late=late))
+    variants = replace(variants, rotate_in_attention=few.rotates, overlap=Overlap(late=late), mixed_tokens=MIXED_TOKENS)
     return replace(choices, variants=variants)
 
 

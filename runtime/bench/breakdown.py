@@ -39,7 +39,6 @@ KINDS = {
         "xmma",
         "cublas",
         "skinny",
-        "bulk",
         "splitk",
         "aten::mm",
         "aten::addmm",

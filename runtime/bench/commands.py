@@ -48,7 +48,7 @@ def subject_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--mixed-tokens",
             type=click.IntRange(0, 2048),
-            help=f"{whose} On a GPU: steps with prompts of up to so many tokens run as CUDA graphs. Default: 0.",
+            help=f"{whose} On a GPU: steps with prompts of up to so many tokens run as CUDA graphs. Default: 2048.",
         ),
         click.option(
             "--drawn-rows",

@@ -46,8 +46,8 @@ class RandomModel:
     max_model_len: int = 8192
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
-    mixed_tokens: int = 0  # these two: of plugins/variants.py, which no tuner decides
-    drawn_rows: int = 0
+    mixed_tokens: int | None = None  # these two: of plugins/variants.py; None: as a build has it
+    drawn_rows: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,8 +141,12 @@ def tuned_program(
 
     weights = random_weights(config, scheme, dtype, torch.device("cuda"))
     choices = tuned_choices(config, weights, limits, dtype, kv_dtype)
-    captured = replace(choices.variants, mixed_tokens=model.mixed_tokens, drawn_rows=model.drawn_rows)
-    choices = replace(choices, variants=captured)
+    variants = choices.variants
+    if model.mixed_tokens is not None:
+        variants = replace(variants, mixed_tokens=model.mixed_tokens)
+    if model.drawn_rows is not None:
+        variants = replace(variants, drawn_rows=model.drawn_rows)
+    choices = replace(choices, variants=variants)
     torch.cuda.empty_cache()
     return cuda_program(config, weights, limits, dtype=dtype, kv_dtype=kv_dtype, choices=choices)
 
