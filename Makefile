@@ -86,6 +86,7 @@ format: $(VENV)/.dev ## let ruff mend what it can
 
 types: $(VENV)/.dev ## mypy --strict
 	$(PY) -m mypy
+	$(PY) -m mypy benchmarks
 
 unit: $(VENV)/.dev triton-home javascript chromium ## pytest without the GPU tests, JOBS files at a time
 	$(PY) -m pytest -m "not gpu" -n $(JOBS) --dist loadfile --no-loadscope-reorder

@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 
 import torch
 
@@ -176,7 +177,7 @@ def row_calls(count: int) -> dict[str, tuple[Callable[[], object], int]]:
     fp8 = Weight(scheme=Scheme.FP8, data=weight)
     x, qkv, gate_up = (torch.randn(count, n, device=GPU, dtype=torch.bfloat16) for n in (4096, 6144, 28672))
     residual, positions = x.clone(), torch.arange(count, device=GPU, dtype=torch.int32) % 8192
-    norms = {"num_heads": HEADS, "norms": None, "eps": 0.0, "kv_scales": (1.0, 1.0)}
+    rope = partial(rope_and_write, num_heads=HEADS, norms=None, eps=0.0, kv_scales=(1.0, 1.0))
     calls: dict[str, tuple[Callable[[], object], int]] = {
         "add_norm_bf16": (lambda: rms_norm(x, residual, weight, 1e-5, None), count * 4096 * 8),
         "add_norm_fp8": (lambda: rms_norm(x, residual, weight, 1e-5, fp8), count * 4096 * 7),
@@ -188,7 +189,7 @@ def row_calls(count: int) -> dict[str, tuple[Callable[[], object], int]]:
             count * 14336 * 5,
         ),
         "quantize": (lambda: quantize_rows(x, fp8), count * 4096 * 3),
-        "rope": (lambda: rope_and_write(qkv, positions, positions, table, cache, **norms), count * 6144 * 4),
+        "rope": (lambda: rope(qkv, positions, positions, table, cache), count * 6144 * 4),
     }
     if count <= 1024:
         logits, tokens = torch.randn(count, 128256, device=GPU), torch.empty(count, dtype=torch.int32, device=GPU)

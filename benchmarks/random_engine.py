@@ -59,7 +59,7 @@ def write_engine(out: Path, place: Path, recipe: Recipe) -> Manifest:
     part.mkdir(parents=True)
     size = write_weights(part / "weights", config, Scheme(recipe.quant), getattr(torch, dtype))
     job = CompileJob(
-        config=config, weights=part / "weights", limits=limits, dtype=dtype, kv_dtype=kv_dtype, quant=recipe.quant
+        config=config, weights=(part / "weights",), limits=limits, dtype=dtype, kv_dtype=kv_dtype, quant=recipe.quant
     )
     compiled = compiler_of(target)(job, part)
     shutil.copyfile(place / "config.json" if place.is_dir() else place, part / "config.json")

@@ -29,7 +29,7 @@ def main() -> None:
     os.environ.update(VLLM_NO_USAGE_STATS="1", HF_HUB_OFFLINE="1")
 
     import numpy as np
-    import vllm
+    import vllm  # type: ignore[import-not-found]
 
     begin = time.perf_counter()
     llm = vllm.LLM(

@@ -89,6 +89,6 @@ def test_a_loaded_engine_compiles_nothing(quant: str, kv: str, tmp_path: Path, c
         [sys.executable, "-c", ANSWER, str(engine)], capture_output=True, text=True, check=False, env=env
     )
     assert done.returncode == 0, done.stderr
-    assert "42" in done.stdout.splitlines()[1]
+    assert "42" in done.stdout.splitlines()[-1]
     assert "compiling" not in done.stderr
     assert not [path for folder in ("triton", "cubins") for path in (tmp_path / folder).rglob("*") if path.is_file()]
