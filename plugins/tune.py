@@ -5,8 +5,8 @@ A variant is taken only where a small ragged case shows it as exact as the usual
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -42,7 +42,7 @@ from ingot.plugins.rope.launch import rope_and_write, rope_table
 from ingot.plugins.rope.reference import cos_sin, split_and_rotate
 from ingot.plugins.silu_mul.launch import MANY, SiluChoice, silu_mul
 from ingot.plugins.silu_mul.reference import silu_mul as true_silu_mul
-from ingot.plugins.trial import Trial, Verdict, decide
+from ingot.plugins.trial import Trial, decide
 from ingot.plugins.variants import Variants
 
 LAYERS = 4  # of the decode step that overlap is tried on
@@ -50,38 +50,28 @@ CONTEXT = 384
 # Measured on an H200 with Llama-3.1-8B: a lone prompt of 128 tokens 23.6 -> 5.1 ms in bf16, 37.8 -> 3.8 in FP8, for 0.2 % of the
 # KV pool and 1.5 s at load. Larger steps keep the GPU longer than the host takes to launch them.
 MIXED_TOKENS = 2048
-Report = Callable[[str, Verdict[object]], None]
 
 
 def tune_engine(
     config: ModelConfig, weights: Mapping[str, Weight[Tensor]], rows: Sequence[int], dtype: torch.dtype, kv_dtype: torch.dtype,
-    *, page: int, tokens: int, report: Report = lambda name, verdict: None,
+    *, page: int, tokens: int,
 ) -> Choices:  # fmt: skip
     """`rows`: the row buckets of linear/launch.py to tune; `tokens`: of a step full of prompts."""
     choices = tune(weights, rows, dtype)
-
-    def best(trial: Trial[object]) -> object:
-        verdict = decide(trial)
-        report(trial.name, verdict)
-        return verdict.best
-
-    variants = Variants()
-    attention = best(prefill_trial(config, dtype, kv_dtype, page, tokens))
-    activation = best(silu_trial(config, weights["layers.0.down"], dtype, tokens))
+    attention = decide(prefill_trial(config, dtype, kv_dtype, page, tokens)).best
+    activation = decide(silu_trial(config, weights["layers.0.down"], dtype, tokens)).best
     assert isinstance(attention, PrefillChoice)
     assert isinstance(activation, SiluChoice)
-    variants = replace(variants, prefill=attention, silu=activation)
     rotates = [False]
     if config.head_dim == 128 and dtype == torch.bfloat16:
-        verdict = decide(rotation_trial(config, dtype, kv_dtype, page))
-        report("rotation in attention", verdict)
-        rotates += [True] if True in verdict.seconds else []  # right; whether it is faster, a whole step tells
-    few = best(step_trial(config, weights, choices, dtype, kv_dtype, page, 16, rotates))
-    assert isinstance(few, StepWay)
-    more = best(step_trial(config, weights, choices, dtype, kv_dtype, page, 64, [few.rotates]))
-    assert isinstance(more, StepWay)
-    late = max(few.overlap.late, more.overlap.late)
-    variants = replace(variants, rotate_in_attention=few.rotates, overlap=Overlap(late=late), mixed_tokens=MIXED_TOKENS)
+        right = decide(rotation_trial(config, dtype, kv_dtype, page)).seconds
+        rotates += [True] if True in right else []  # whether it is faster, a whole step tells
+    few = decide(step_trial(config, weights, choices, dtype, kv_dtype, page, 16, rotates)).best
+    assert isinstance(few, Variants)
+    more = decide(step_trial(config, weights, choices, dtype, kv_dtype, page, 64, [few.rotate_in_attention])).best
+    assert isinstance(more, Variants)
+    late = Overlap(late=max(few.overlap.late, more.overlap.late))
+    variants = replace(few, prefill=attention, silu=activation, overlap=late, mixed_tokens=MIXED_TOKENS)
     return replace(choices, variants=variants)
 
 
@@ -256,14 +246,6 @@ def rotation_trial(config: ModelConfig, dtype: torch.dtype, kv_dtype: torch.dtyp
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepWay:
-    """How kernels of a decode step stand to each other."""
-
-    rotates: bool  # in attention
-    overlap: Overlap
-
-
 def step_trial(
     config: ModelConfig, weights: Mapping[str, Weight[Tensor]], choices: Choices, dtype: torch.dtype, kv_dtype: torch.dtype,
     page: int, rows: int, rotates: Sequence[bool],
@@ -278,15 +260,14 @@ def step_trial(
         for _ in range(few.num_layers)
     ]  # fmt: skip
     overlaps = (Overlap(), Overlap(late=rows)) if supported() else (Overlap(),)
-    ways = [StepWay(rotates=rotating, overlap=overlap) for rotating in rotates for overlap in overlaps]
-    variants = {way: Variants(rotate_in_attention=way.rotates, overlap=way.overlap) for way in ways}
+    ways = [Variants(rotate_in_attention=rotating, overlap=overlap) for rotating in rotates for overlap in overlaps]
     steps = {
-        way: CudaOps(few, own, caches, dtype=dtype, max_position=2 * CONTEXT, choices=replace(choices, variants=variants[way]))
+        way: CudaOps(few, own, caches, dtype=dtype, max_position=2 * CONTEXT, choices=replace(choices, variants=way))
         for way in ways
     }  # fmt: skip
 
     def run(way: object) -> Tensor:
-        assert isinstance(way, StepWay)
+        assert isinstance(way, Variants)
         ops = steps[way]
         ops.settle()
         interpreter: Ops[Any] = ops
@@ -297,7 +278,7 @@ def step_trial(
 
     def check(way: object) -> Tensor:
         """What overlapping changes, put upon the usual step."""
-        assert isinstance(way, StepWay)
+        assert isinstance(way, Variants)
         return usual + (run(way) - run(replace(way, overlap=Overlap())))
 
     return Trial(name=f"step of {rows} rows", ways=list(ways), check=check, truth=usual, run=run)
