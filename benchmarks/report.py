@@ -114,7 +114,7 @@ def h200_table() -> str:
     if others:
         parts.append(f"Both sides on one machine, run `{next(iter(sides.values()))['run']}`.")
     more = h200_rows()
-    return "\n\n".join([*parts, measured("on the same GPU", more)] if more else parts)
+    return "\n\n".join([*parts, measured("on a GPU of that host", more)] if more else parts)
 
 
 def mode_cells(sides: Sides, workload: str, mode: str, others: list[str]) -> list[str]:
