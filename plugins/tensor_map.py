@@ -23,11 +23,11 @@ def row_boxes(matrix: Tensor, box_rows: int) -> ctypes.Array[ctypes.c_ulonglong]
     """Boxes of 128 bytes x `box_rows` (<= 256) rows of a contiguous (R, C), 128-byte swizzled in shared memory, whose row r is
     at 128 r. Rows must be multiples of 16 bytes, and begin at one. Outside the matrix a box holds zeros. Cheap where the same
     memory was described before: the description is of its address and shape, whatever lies there."""
-    return _row_boxes(matrix.data_ptr(), matrix.shape[0], matrix.shape[1] * matrix.element_size(), box_rows)
+    return describe(matrix.data_ptr(), matrix.shape[0], matrix.shape[1] * matrix.element_size(), box_rows)
 
 
 @lru_cache(maxsize=4096)
-def _row_boxes(address: int, rows: int, row_bytes: int, box_rows: int) -> ctypes.Array[ctypes.c_ulonglong]:
+def describe(address: int, rows: int, row_bytes: int, box_rows: int) -> ctypes.Array[ctypes.c_ulonglong]:
     store = (ctypes.c_ubyte * (SIZE + ALIGNMENT))()
     begin = -ctypes.addressof(store) % ALIGNMENT
     made = Words.from_buffer(store, begin)  # keeps `store` alive

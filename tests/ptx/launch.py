@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 import torch
 from tests.ptx.compile import ptx_of
+from tests.ptx.copies import BoxMap
 from tests.ptx.machine import Machine
-from tests.ptx.memory import SPAN, Global
+from tests.ptx.memory import Global
 from tests.ptx.parse import parse
 
+from ingot.plugins import tensor_map
 from ingot.plugins.attention import launch as attention
 from ingot.plugins.linear import launch as linear
 
@@ -46,21 +48,30 @@ class PtxKernel:
         assert kernel.name == self.name
         memory = Global()
         values = [argument(arg, memory) for arg in args]
-        early = frozenset(values[i] >> SPAN for i in WEIGHTS.get(self.name, ())) if overlap else None
-        Machine(
-            kernel, values, memory, threads=threads, grid=grid, shared=self.shared, seed=self.setting.seed, early=early
-        ).run()
+        weights = WEIGHTS.get(self.name, ())
+        machine = Machine(
+            kernel, values, memory, threads=threads, grid=grid, shared=self.shared, seed=self.setting.seed,
+            early=weights if overlap else None,
+        )  # fmt: skip
+        machine.run()
 
 
-def argument(arg: Any, memory: Global) -> int:
+def argument(arg: Any, memory: Global) -> int | BoxMap:
     """As a parameter's bits."""
     if arg is None:
         return 0
     if isinstance(arg, torch.Tensor):
         return memory.add(arg)
+    if isinstance(arg, BoxMap):
+        return arg
     if isinstance(arg, ctypes.c_float):
         return int(struct.unpack("<I", struct.pack("<f", arg.value))[0])
     return int(arg.value) & 0xFFFFFFFFFFFFFFFF
+
+
+def describe(address: int, rows: int, row_bytes: int, box_rows: int) -> BoxMap:
+    """As tensor_map.describe."""
+    return BoxMap(address=address, rows=rows, row_bytes=row_bytes, box_rows=box_rows)
 
 
 @contextmanager
@@ -75,6 +86,7 @@ def interpreted(setting: Setting) -> Iterator[Setting]:
         torch.use_deterministic_algorithms(True)  # torch.empty then gives NaN, which outputs are until they are written
         for module in (attention, linear):
             patch.setattr(module, "kernel", kernel)
+        patch.setattr(tensor_map, "describe", describe)
         patch.setattr(attention, "capability", lambda: (9, 0))
         patch.setattr(attention, "num_processors", lambda: setting.processors)
         try:
