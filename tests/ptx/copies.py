@@ -200,15 +200,10 @@ def build(m: Machine, ins: Instruction) -> Callable[[Threads], Any]:
 def copy_box(m: Machine, ins: Instruction) -> Callable[[Threads], Any]:
     """cp.async.bulk.tensor.2d from global memory, to one's own block or, by a mask, to several of the cluster."""
     op, r = tuple(part for part in ins.opcode if part != "tile"), m.registers
-    spaces, how = op[5:7], op[7:]
-    multicast = "multicast::cluster" in how
-    if (
-        op[3:5] != ("tensor", "2d")
-        or spaces not in {("shared::cluster", "global"), ("shared::cta", "global")}
-        or how != tuple(name for name in BOX_FORM if name in how)
-        or BOX_FORM[0] not in how
-        or (multicast and spaces[0] == "shared::cta")
-    ):
+    multicast = "multicast::cluster" in op
+    known = {("shared::cluster", "global")} if multicast else {("shared::cluster", "global"), ("shared::cta", "global")}
+    rest = tuple(name for name in BOX_FORM if name in op)
+    if op[3:5] != ("tensor", "2d") or op[5:7] not in known or op[7:] != rest or BOX_FORM[0] not in rest:
         raise Fault(f"unknown copy {ins.where()}")
     to, bar = r.address(ins.operands[0]), r.address(ins.operands[2])
     where, _, place = ins.operands[1].strip("[] ").partition(",")
