@@ -20,15 +20,17 @@ from tests.ptx.parse import parse
 from ingot.plugins.attention import launch as attention
 from ingot.plugins.linear import launch as linear
 
-WEIGHTS = {"skinny": (2,), "skinny_int4": (2, 3)}  # arguments that no kernel before writes
+# Arguments that the previous kernel does not write, or, of a cache, in part: weights; cache, page table, rows, lengths.
+EARLY = {"skinny": (2,), "skinny_int4": (2, 3), "paged_decode": (2, 3, 4, 5)}
 
 
 @dataclass(slots=True, kw_only=True)
 class Setting:
-    """Of the launches in a test: the order of threads, and what the GPU would say of itself."""
+    """Of the launches in a test: the order of threads, what the GPU would say of itself, and what of a cache the kernel before writes."""
 
     seed: int | None = None
     processors: int = 2
+    fresh: torch.Tensor | None = None  # bool, as large as the cache
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -46,10 +48,17 @@ class PtxKernel:
         assert kernel.name == self.name
         memory = Global()
         values = [argument(arg, memory) for arg in args]
-        early = frozenset(values[i] >> SPAN for i in WEIGHTS.get(self.name, ())) if overlap else None
+        early = {values[i] >> SPAN: self.fresh(args[i]) for i in EARLY.get(self.name, ())} if overlap else None
         Machine(
             kernel, values, memory, threads=threads, grid=grid, shared=self.shared, seed=self.setting.seed, early=early
         ).run()
+
+    def fresh(self, arg: torch.Tensor) -> Any:
+        """Of each of the tensor's 16-byte pieces, whether the kernel before writes it."""
+        fresh = self.setting.fresh
+        if fresh is None or fresh.shape != arg.shape:
+            return None
+        return fresh.flatten()[:: 16 // arg.element_size()].numpy()
 
 
 def argument(arg: Any, memory: Global) -> int:

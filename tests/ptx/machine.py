@@ -28,7 +28,7 @@ STUCK = 4  # rounds in which every wait gave up and nothing came of it
 class Machine:
     def __init__(
         self, kernel: Kernel, arguments: list[int], memory: Global, *, threads: int, grid: tuple[int, int, int], shared: int,
-        seed: int | None = None, early: frozenset[int] | None = None,
+        seed: int | None = None, early: dict[int, Array | None] | None = None,
     ) -> None:  # fmt: skip
         """`seed`: of a random order; None: the lowest place in the code first, copies as late as can be."""
         self.kernel, self.memory, self.grid, self.early = kernel, memory, grid, early
