@@ -22,7 +22,9 @@ class State(Protocol):
     ids: Array  # of threads within the cluster
     block: Array  # of each thread: its rank in the cluster
     waited: Array  # whether it has passed griddepcontrol.wait
-    early: frozenset[int] | None  # tensors that may be touched before that; None: all
+    early: (
+        dict[int, Array | None] | None
+    )  # tensors that may be touched before that, but for these 16-byte pieces; None: all
 
 
 def space(ins: Instruction) -> str:
@@ -55,9 +57,15 @@ def global_address(m: State, address: Source) -> Source:
     def checked(s: Threads) -> Array:
         where = np.broadcast_to(address(s), m.ids[s].shape)
         if m.early is not None and not m.waited[s].all():
-            touched = set(np.unique(where[~m.waited[s]] >> SPAN).tolist())
-            if not touched <= m.early:
-                raise Fault(f"argument tensors {sorted(touched - m.early)} are touched before griddepcontrol.wait")
+            soon = where[~m.waited[s]]
+            for owner in np.unique(soon >> SPAN).tolist():
+                if owner not in m.early:
+                    raise Fault(f"argument tensor {owner} is touched before griddepcontrol.wait")
+                fresh, pieces = m.early[owner], (soon[soon >> SPAN == owner] & ((1 << SPAN) - 1)) >> 4
+                if fresh is not None and fresh[pieces].any():
+                    raise Fault(
+                        f"what the previous kernel writes of tensor {owner} is touched before griddepcontrol.wait"
+                    )
         return where
 
     return checked

@@ -219,7 +219,11 @@ def copy_box(m: Machine, ins: Instruction) -> Callable[[Threads], Any]:
         for thread, at, address, column, row, barrier, among in zip(threads.tolist(), *values, strict=True):
             if address not in m.maps:
                 raise Fault("a box is asked for of what is no tensor map among the kernel's parameters")
-            if m.early is not None and not m.waited[thread] and m.maps[address].address >> SPAN not in m.early:
+            if (
+                m.early is not None
+                and not m.waited[thread]
+                and m.early.get(m.maps[address].address >> SPAN, 0) is not None
+            ):
                 raise Fault("a box of what the previous kernel writes is asked for before griddepcontrol.wait")
             for block in blocks(m, int(m.block[thread]), (at, barrier), among):
                 own = (1 << RANK) - 1

@@ -6,7 +6,7 @@ import ctypes
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,24 @@ import torch
 from tests.ptx.compile import ptx_of
 from tests.ptx.copies import BoxMap
 from tests.ptx.machine import Machine
-from tests.ptx.memory import Global
+from tests.ptx.memory import SPAN, Global
 from tests.ptx.parse import parse
 
 from ingot.plugins import tensor_map
 from ingot.plugins.attention import launch as attention
 from ingot.plugins.linear import launch as linear
 
-WEIGHTS = {"skinny": (2,), "skinny_int4": (2, 3)}  # arguments that no kernel before writes
+# Arguments that the previous kernel does not write, or, of a cache, in part: weights; cache, page table, rows, lengths.
+EARLY = {"skinny": (2,), "skinny_int4": (2, 3), "paged_decode": (2, 3, 4, 5)}
 
 
 @dataclass(slots=True, kw_only=True)
 class Setting:
-    """Of the launches in a test: the order of threads, and what the GPU would say of itself."""
+    """Of the launches in a test: the order of threads, what the GPU would say of itself, and what of a cache the kernel before writes."""
 
     seed: int | None = None
     processors: int = 2
+    fresh: torch.Tensor | None = None  # bool, as large as the cache
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -48,12 +50,22 @@ class PtxKernel:
         assert kernel.name == self.name
         memory = Global()
         values = [argument(arg, memory) for arg in args]
-        weights = WEIGHTS.get(self.name, ())
-        machine = Machine(
-            kernel, values, memory, threads=threads, grid=grid, shared=self.shared, seed=self.setting.seed,
-            early=weights if overlap else None,
-        )  # fmt: skip
-        machine.run()
+        early = {number(values[i]): self.fresh(args[i]) for i in EARLY.get(self.name, ())} if overlap else None
+        Machine(
+            kernel, values, memory, threads=threads, grid=grid, shared=self.shared, seed=self.setting.seed, early=early
+        ).run()
+
+    def fresh(self, arg: Any) -> Any:
+        """Of each of the tensor's 16-byte pieces, whether the kernel before writes it."""
+        fresh = self.setting.fresh
+        if fresh is None or isinstance(arg, BoxMap) or fresh.shape != arg.shape:
+            return None
+        return fresh.flatten()[:: 16 // arg.element_size()].numpy()
+
+
+def number(value: int | BoxMap) -> int:
+    """Which tensor of the global memory an argument points to."""
+    return (value.address if isinstance(value, BoxMap) else value) >> SPAN
 
 
 def argument(arg: Any, memory: Global) -> int | BoxMap:
@@ -63,7 +75,7 @@ def argument(arg: Any, memory: Global) -> int | BoxMap:
     if isinstance(arg, torch.Tensor):
         return memory.add(arg)
     if isinstance(arg, BoxMap):
-        return arg
+        return replace(arg, address=memory.add(arg.matrix()))
     if isinstance(arg, ctypes.c_float):
         return int(struct.unpack("<I", struct.pack("<f", arg.value))[0])
     return int(arg.value) & 0xFFFFFFFFFFFFFFFF

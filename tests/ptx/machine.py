@@ -7,7 +7,6 @@ run once all their threads have come.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from tests.ptx import access, arithmetic, copies, meetings, warps
 from tests.ptx.barriers import Barriers
 from tests.ptx.copies import Arrivals, Box, Boxes, BoxMap, Copies
 from tests.ptx.faults import Fault
-from tests.ptx.memory import SHARED_BASE, SPAN, Global, Shared
+from tests.ptx.memory import SHARED_BASE, Global, Shared
 from tests.ptx.parse import Instruction, Kernel
 from tests.ptx.registers import Array, Registers, Threads
 from tests.ptx.wgmma import Wgmma
@@ -30,11 +29,10 @@ STUCK = 4  # rounds in which every wait gave up and nothing came of it
 class Machine:
     def __init__(
         self, kernel: Kernel, arguments: list[int | BoxMap], memory: Global, *, threads: int, grid: tuple[int, int, int], shared: int,
-        seed: int | None = None, early: tuple[int, ...] | None = None,
+        seed: int | None = None, early: dict[int, Array | None] | None = None,
     ) -> None:  # fmt: skip
-        """`seed`: of a random order; None: the lowest place in the code first, copies as late as can be. `early`: which arguments
-        may be touched before griddepcontrol.wait; None: all."""
-        self.kernel, self.memory, self.grid = kernel, memory, grid
+        """`seed`: of a random order; None: the lowest place in the code first, copies as late as can be."""
+        self.kernel, self.memory, self.grid, self.early = kernel, memory, grid, early
         self.random = None if seed is None else np.random.default_rng(seed)
         count = threads * kernel.cluster
         self.threads, self.ids = threads, np.arange(count)
@@ -45,22 +43,15 @@ class Machine:
         symbols = {name: SHARED_BASE + offset for name, offset in kernel.shared.items()}
         symbols[kernel.dynamic] = dynamic = SHARED_BASE + -(-kernel.static_bytes // 16) * 16 + ASKEW
         for i, (name, value) in enumerate(zip(kernel.params, arguments, strict=True)):
-            symbols[name] = self.described(i, value) if isinstance(value, BoxMap) else value
-        spans = [
-            self.maps[symbols[name]].address if symbols[name] in self.maps else symbols[name] for name in kernel.params
-        ]
-        self.early = None if early is None else frozenset(spans[i] >> SPAN for i in early)
+            if isinstance(value, BoxMap):
+                self.maps[PARAMS + i] = value
+            symbols[name] = PARAMS + i if isinstance(value, BoxMap) else value
         self.shared_bytes = dynamic + shared - SHARED_BASE
         self.registers = Registers(kernel.registers, count, symbols)
         self.steps: list[Callable[[Threads], Any] | None] = [None] * len(kernel.code)
         self.fenced: set[int] = set()  # products whose wgmma.fence was found
         self.kinds = [kind_of(ins) for ins in kernel.code]
         self.begin(0)
-
-    def described(self, i: int, given: BoxMap) -> int:
-        """The address of argument `i`, a tensor map."""
-        self.maps[PARAMS + i] = replace(given, address=self.memory.add(given.matrix()))
-        return PARAMS + i
 
     def begin(self, cluster: int) -> None:
         """A fresh cluster."""
@@ -84,7 +75,8 @@ class Machine:
         self.registers.special.update({
             "%tid.x": self.local, "%tid.y": 0 * self.ids, "%tid.z": 0 * self.ids, "%ntid.x": 0 * self.ids + self.threads,
             "%ctaid.x": rank % x, "%ctaid.y": rank // x % y, "%ctaid.z": rank // (x * y), "%laneid": self.local % 32,
-            "%cluster_ctarank": self.block, "%cluster_nctarank": 0 * self.ids + size, "%clusterid.x": rank % x // size,
+            "%cluster_ctarank": self.block, "%cluster_ctaid.x": self.block, "%clusterid.x": rank % x // size,
+            "%cluster_nctarank": 0 * self.ids + size, "%cluster_nctaid.x": 0 * self.ids + size,
             **{f"%nctaid.{axis}": 0 * self.ids + extent for axis, extent in zip("xyz", self.grid, strict=True)},
         })  # fmt: skip
 
