@@ -34,6 +34,7 @@ from ingot.plugins.attention.reference import attend
 from ingot.plugins.attention.step import CudaBatch
 from ingot.plugins.attention.tiles import plan_tiles, prefill_rows
 from ingot.plugins.cuda_ops import CudaOps
+from ingot.plugins.linear.gated_trial import gated_from
 from ingot.plugins.linear.launch import Choices
 from ingot.plugins.linear.tune import tune
 from ingot.plugins.overlap import ALONE, Overlap, supported
@@ -62,6 +63,7 @@ def tune_engine(
     activation = decide(silu_trial(config, weights["layers.0.down"], dtype, tokens)).best
     assert isinstance(attention, PrefillChoice)
     assert isinstance(activation, SiluChoice)
+    activates = gated_from(weights["layers.0.gate_up"], weights["layers.0.down"], activation, dtype, tokens)
     rotates = [False]
     if config.head_dim == 128 and dtype == torch.bfloat16:
         right = decide(rotation_trial(config, dtype, kv_dtype, page)).seconds
@@ -71,7 +73,9 @@ def tune_engine(
     more = decide(step_trial(config, weights, choices, dtype, kv_dtype, page, 64, [few.rotate_in_attention])).best
     assert isinstance(more, Variants)
     overlap = joined(few.overlap, more.overlap)
-    variants = replace(few, prefill=attention, silu=activation, overlap=overlap, mixed_tokens=MIXED_TOKENS)
+    variants = replace(
+        few, prefill=attention, silu=activation, gated_rows=activates, overlap=overlap, mixed_tokens=MIXED_TOKENS
+    )
     return replace(choices, variants=variants)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.plugins.test_linear_kernels import check, make_weight
+from tests.plugins.test_linear_kernels import check, check_gated, make_weight
 from tests.ptx.launch import Setting, interpreted
 
 from ingot.network.weights import Scheme
@@ -43,3 +43,13 @@ def test_what_the_previous_kernel_writes_is_waited_for(monkeypatch: pytest.Monke
         assert torch.isfinite(found).all()
     finally:
         overlap.choose_overlap(overlap.Overlap())
+
+
+@pytest.mark.parametrize(
+    ("scheme", "rows", "n", "k", "seed"),
+    [(Scheme.NONE, 300, 256, 128, None), (Scheme.FP8, 70, 768, 640, None), (Scheme.NONE, 9, 512, 384, 1)],
+)
+def test_gated(scheme: Scheme, rows: int, n: int, k: int, seed: int | None) -> None:
+    """More tiles than clusters, tiles that hang over, and a ring that goes round."""
+    with interpreted(Setting(seed=seed, processors=4)):
+        check_gated(scheme, rows, n, k, CPU)

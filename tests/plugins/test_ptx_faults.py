@@ -8,12 +8,13 @@ import pytest
 import torch
 from tests.plugins.test_attention_kernels import Case, make_case, run_prefill
 from tests.plugins.test_attention_ptx import test_decode_waits_for_the_newest_token_alone as decode_ahead
-from tests.plugins.test_linear_kernels import make_weight
+from tests.plugins.test_linear_kernels import check_gated, make_weight
 from tests.ptx.faults import Fault
 from tests.ptx.launch import Setting, interpreted
 
 from ingot.network.weights import Scheme
 from ingot.plugins.attention import launch as attention
+from ingot.plugins.linear import gated
 from ingot.plugins.linear import launch as linear
 from ingot.plugins.overlap import LATE
 
@@ -42,6 +43,22 @@ def test_skinny(right: str, wrong: str, found: str, tmp_path: Path, monkeypatch:
     weight = make_weight(Scheme.NONE, 40, 640, BF16, CPU, bias=False)
     with interpreted(Setting()), pytest.raises(Fault, match=found):
         linear.run_linear(torch.randn(3, 640).bfloat16(), weight, linear.Skinny(warps=4), out_dtype=BF16)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "found"),
+    [
+        ("expect(bar, 3 * PIECE);", "expect(bar, 2 * PIECE);", "no barrier lies between"),
+        ("                    wait(empty + slot * 8, (step / SLOTS & 1) ^ 1);\n", "", "more than 1 arrivals"),
+        ("                wait(full + slot * 8, step / SLOTS & 1);\n", "", "no thread can go on"),
+        ("initialize(empty + i * 8, 16)", "initialize(empty + i * 8, 8)", "a copy is on its way"),
+        ("if (row + at < m_rows)", "if (row + at <= m_rows)", "of argument tensor"),
+    ],
+)
+def test_gated(right: str, wrong: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gated, "SOURCE", mistaken(gated.SOURCE, right, wrong, tmp_path))
+    with interpreted(Setting()), pytest.raises(Fault, match=found):
+        check_gated(Scheme.NONE, 30, 256, 640, CPU)
 
 
 @pytest.mark.parametrize(

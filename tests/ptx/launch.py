@@ -20,6 +20,7 @@ from tests.ptx.parse import parse
 
 from ingot.plugins import tensor_map
 from ingot.plugins.attention import launch as attention
+from ingot.plugins.linear import gated
 from ingot.plugins.linear import launch as linear
 
 # Arguments that the previous kernel does not write, or, of a cache, in part: weights; cache, page table, rows, lengths.
@@ -96,11 +97,12 @@ def interpreted(setting: Setting) -> Iterator[Setting]:
     before = torch.are_deterministic_algorithms_enabled()
     with pytest.MonkeyPatch.context() as patch:
         torch.use_deterministic_algorithms(True)  # torch.empty then gives NaN, which outputs are until they are written
-        for module in (attention, linear):
+        for module in (attention, linear, gated):
             patch.setattr(module, "kernel", kernel)
         patch.setattr(tensor_map, "describe", describe)
-        patch.setattr(attention, "capability", lambda: (9, 0))
-        patch.setattr(attention, "num_processors", lambda: setting.processors)
+        for module in (attention, gated):
+            patch.setattr(module, "capability", lambda: (9, 0))
+            patch.setattr(module, "num_processors", lambda: setting.processors)
         try:
             yield setting
         finally:
