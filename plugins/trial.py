@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -18,13 +19,15 @@ SLACK = 1e-6  # of the truth's norm: errors below are none
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial(Generic[T]):
-    """`ways[0]` is the usual one. `check` computes a small ragged case whose float32 result is `truth`; `run` is what is timed."""
+    """`ways[0]` is the usual one. `check` computes a small ragged case whose float32 result is `truth`; `run` is what is timed, after
+    `warm` seconds of itself: large products run into the power limit, and which is fastest then no first call tells."""
 
     name: str
     ways: Sequence[T]
     check: Callable[[T], Tensor]
     truth: Tensor
     run: Callable[[T], object]
+    warm: float = 0.0
 
 
 @dataclass(slots=True)
@@ -45,15 +48,15 @@ def decide(trial: Trial[T]) -> Verdict[T]:
         verdict.errors[way] = error.item()
         allowed = 2 * verdict.errors[usual] + SLACK
         if way == usual or (math.isfinite(verdict.errors[way]) and verdict.errors[way] <= allowed):
-            verdict.seconds[way] = seconds(lambda way=way: trial.run(way))  # type: ignore[misc]
+            verdict.seconds[way] = seconds(lambda way=way: trial.run(way), warm=trial.warm)  # type: ignore[misc]
     fastest = min(verdict.seconds, key=verdict.seconds.__getitem__)
     if verdict.seconds[fastest] <= WORTH * verdict.seconds[usual]:
         verdict.best = fastest
     return verdict
 
 
-def seconds(call: Callable[[], object], *, inner: int = 4) -> float:
-    """Of one call within a CUDA graph of `inner`, median of the replays."""
+def seconds(call: Callable[[], object], *, inner: int = 4, warm: float = 0.0) -> float:
+    """Of one call within a CUDA graph of `inner`, median of the replays; `warm`: seconds of replays before."""
     call()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
@@ -61,6 +64,10 @@ def seconds(call: Callable[[], object], *, inner: int = 4) -> float:
         for _ in range(inner):
             call()
     graph.replay()
+    begun = time.perf_counter()
+    while time.perf_counter() - begun < warm:
+        graph.replay()
+        torch.cuda.synchronize()
     times: list[float] = []
     for _ in range(REPEATS):
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)

@@ -24,7 +24,8 @@ typedef long long i64;
 #define SLOTS 4
 #define PITCH 144                                    // bytes of a row of 64 outputs: no bank conflict
 #define STAGING (16 * PITCH)                         // of a warp
-#define SHARED (1024 + SLOTS * 3 * PIECE + 8 * STAGING)
+#define SCALES (256 * 4)                              // bytes: a tile's scales of w, for a warpgroup
+#define SHARED (1024 + SLOTS * 3 * PIECE + 8 * STAGING + 4 * SCALES)
 #define GROUP 8                                      // pairs of row tiles that go through all columns together
 #define PATIENCE (1 << 24)                           // polls of a barrier: a mistake must end in wrong numbers, not in a hang
 
@@ -96,12 +97,24 @@ __device__ __forceinline__ void pin(float (&d)[128]) {
 }
 
 __device__ __forceinline__ float silu_mul(float gate, float up) {
+#if FP8                                              // one special function instead of two; its error is below e4m3's, which comes next
+    float t;
+    asm("tanh.approx.f32 %0, %1;" : "=f"(t) : "f"(gate * .5f));
+    return gate * .5f * (1.f + t) * up;
+#else
     float e, r;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(gate * -1.4426950408889634f));
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(1.f + e));
     return gate * r * up;
+#endif
 }
 __device__ __forceinline__ u32 pack_bf16(float lo, float hi) { u32 d; asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(hi), "f"(lo)); return d; }
+
+__device__ __forceinline__ float2 load_pair(u32 at) {
+    float2 v;
+    asm volatile("ld.shared.v2.f32 {%0,%1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(at) : "memory");
+    return v;
+}
 
 struct Tile { int row, column; };                    // the first of this block's
 
@@ -148,6 +161,10 @@ gated(u16* __restrict__ out, const __grid_constant__ TensorMap x, const __grid_c
         asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
         const int lane = threadIdx.x & 31, warp = threadIdx.x / 32 - 4, g = lane >> 2, c = lane & 3;
         const u32 staging = ring + SLOTS * 3 * PIECE + warp * STAGING;
+#if FP8
+        const u32 scales = ring + SLOTS * 3 * PIECE + 8 * STAGING + (group - 1) * 2 * SCALES;
+        u32 turn = 0;
+#endif
         for (int index = blockIdx.x / 2; index < pairs * column_tiles; index += gridDim.x / 2) {
             const Tile tile = tile_at(index, pairs, column_tiles, rank);
             const int row = tile.row + warp * 16;
@@ -155,6 +172,8 @@ gated(u16* __restrict__ out, const __grid_constant__ TensorMap x, const __grid_c
 #if FP8
 #pragma unroll
             for (int r = 0; r < 2; ++r) scale[r] = x_scale[min(row + r * 8 + g, m_rows - 1)];
+            const float* of_column = w_scale + tile.column + threadIdx.x % 128;
+            const float of_gate_column = of_column[0], of_up_column = of_column[features];
 #endif
             float d[128];
             for (int line = 0; line < lines; ++line, ++step) {
@@ -176,6 +195,13 @@ gated(u16* __restrict__ out, const __grid_constant__ TensorMap x, const __grid_c
             pin(d);
             if (lane < 2) arrive_at(empty + (step - 1) % SLOTS * 8, lane);
 
+#if FP8
+            // Two places in turn: who writes to one again has met those who read it.
+            turn ^= SCALES;
+            asm volatile("st.shared.f32 [%0], %2;\nst.shared.f32 [%1], %3;" :: "r"(scales + turn + threadIdx.x % 128 * 4),
+                         "r"(scales + turn + 512 + threadIdx.x % 128 * 4), "f"(of_gate_column), "f"(of_up_column) : "memory");
+            asm volatile("bar.sync %0, 128;" :: "r"(group) : "memory");
+#endif
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
                 __syncwarp();
@@ -184,8 +210,7 @@ gated(u16* __restrict__ out, const __grid_constant__ TensorMap x, const __grid_c
                     const int i = (half * 8 + j) * 4;
                     float2 of_gate = {1.f, 1.f}, of_up = {1.f, 1.f};
 #if FP8
-                    const float* found = w_scale + tile.column + half * 64 + j * 8 + 2 * c;
-                    of_gate = *(const float2*)found, of_up = *(const float2*)(found + features);
+                    of_gate = load_pair(scales + turn + (half * 64 + j * 8 + 2 * c) * 4), of_up = load_pair(scales + turn + 512 + (half * 64 + j * 8 + 2 * c) * 4);
 #endif
 #pragma unroll
                     for (int r = 0; r < 2; ++r) {

@@ -14,6 +14,7 @@ from ingot.plugins.silu_mul.launch import SiluChoice, silu_mul
 from ingot.plugins.silu_mul.reference import silu_mul as true_silu_mul
 from ingot.plugins.trial import Trial, decide
 
+WARM = 0.3  # seconds: measured on an H200, 4.9 % faster then, and 0.5 % at the first calls
 SIZES = (512, 1024, 2048, 4096)  # rows that are tried, besides those of a step full of prompts
 
 
@@ -62,4 +63,5 @@ def gated_trial(
         check=check,
         truth=truth,
         run=lambda within: run(large, within),
+        warm=WARM,
     )

@@ -44,7 +44,7 @@ def test_a_way_must_be_right_and_faster(
     errors, times = {"usual": 0.012, "new": error}, {"usual": 1.0, "new": second}
     ran: list[str] = []
 
-    def timed(call: object) -> float:
+    def timed(call: object, *, warm: float) -> float:
         assert callable(call)
         call()
         return times[ran[-1]]

@@ -35,9 +35,11 @@ def divide(a: Any, b: Any) -> Any:
     return np.sign(wide_a) * np.sign(wide_b) * (np.abs(wide_a) // np.abs(wide_b))
 
 
+# tanh is approximate alone: as wrong as it may be.
 UNARY: dict[str, Callable[[Any], Any]] = {
     "neg": np.negative, "abs": np.abs, "not": np.invert, "ex2": lambda x: flush(np.exp2(flush(x))), "sqrt": np.sqrt,
     "rsqrt": lambda x: rounded(1 / np.sqrt(np.float64(x))), "rcp": lambda x: rounded(1 / np.float64(x)),
+    "tanh": lambda x: rounded(np.tanh(np.float64(x)) * (1 + 2.0**-11)),
 }  # fmt: skip
 BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "add": np.add, "sub": np.subtract, "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor, "shl": np.left_shift,
