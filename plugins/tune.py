@@ -188,7 +188,9 @@ class RotationCase:
         self.past = PrefillCase(config, dtype, kv_dtype, page, counts, lengths, device, window)
         self.paged = self.past.paged
         places = [range(length - count, length) for count, length in zip(counts, lengths, strict=True)]
-        self.positions = torch.tensor([position for part in places for position in part], device=device)
+        self.positions = torch.tensor(
+            [position for part in places for position in part], dtype=torch.int32, device=device
+        )
         self.qkv = torch.randn(sum(counts), (heads + 2 * kv_heads) * dim, device=device).to(dtype)
         norms = [torch.rand(dim, device=device).to(dtype) + 0.5 for _ in range(2)] if config.qk_norm else None
         self.norms = None if norms is None else (norms[0], norms[1])
@@ -207,16 +209,16 @@ class RotationCase:
             0, 1
         )
 
-    def run(self, within: object) -> Tensor:
+    def run(self, within: object, out: Tensor | None = None) -> Tensor:
         """`within`: attention rotates queries, and where they decode keys too."""
         config, past = self.config, self.past
-        out = torch.full_like(past.q, float("nan"))
+        out = torch.empty_like(past.q) if out is None else out
         rotation = Rotation(table=self.table, norms=self.norms, eps=config.rms_norm_eps)
         if within and not self.prompts:
             rotate_and_decode(self.qkv, rotation, self.paged, out, self.work, self.choice)
             return out
         q = rope_and_write(
-            self.qkv, self.positions.int(), self.slots, self.table, self.paged.cache, num_heads=config.num_heads, norms=self.norms,
+            self.qkv, self.positions, self.slots, self.table, self.paged.cache, num_heads=config.num_heads, norms=self.norms,
             eps=config.rms_norm_eps, kv_scales=self.paged.kv_scales, rotated=0 if within else None,
         )  # fmt: skip
         if within:
@@ -228,7 +230,7 @@ class RotationCase:
         return out
 
     def check(self, within: object) -> Tensor:
-        """The output, then what was written, from poisoned slots."""
+        """The output, then what was written, from a poisoned output and poisoned slots."""
         page, at = self.paged.cache.shape[3], self.slots.long()
         bits = (
             self.paged.cache.view(torch.uint8)
@@ -236,7 +238,7 @@ class RotationCase:
             else self.paged.cache.view(torch.int16)
         )
         bits[:, at // page, :, at % page] = 0x7F if self.paged.cache.dtype.itemsize == 1 else 0x7FC0  # NaN
-        out = self.run(within)
+        out = self.run(within, torch.full_like(self.past.q, float("nan")))
         return torch.cat((out.float().flatten(), self.newest().float().flatten()))
 
     def truth(self) -> Tensor:

@@ -16,9 +16,7 @@ class Variants:
     prefill: PrefillChoice | None = None  # None: as attention.launch.choose_prefill says
     silu: SiluChoice = field(default_factory=SiluChoice)
     rotate_in_attention: bool = False  # of decode steps: no kernel of its own for RoPE and the KV write
-    rotate_in_prefill: bool = (
-        False  # of steps with prompts, where prefill.cu reads them: RoPE leaves their queries to it
-    )
+    rotate_in_prefill: bool = False  # of steps with prompts: RoPE leaves their queries to prefill.cu
     overlap: Overlap = field(default_factory=Overlap)
     mixed_tokens: int = 0  # up to which steps with prompts run as CUDA graphs, see runtime/programs/mixed_graphs.py
     drawn_rows: int = (

@@ -292,7 +292,7 @@ def cuda_prefill(
     query_starts: Tensor,
     tiles: Tiles,
     out: Tensor,
-    _: PrefillChoice | None = None,
+    choice: PrefillChoice | None = None,
     more: Sequence[Argument] = (),
 ) -> None:
     num_kv_heads, page = paged.cache.shape[2:4]

@@ -11,8 +11,8 @@ from ingot.plugins.quantize.kernels import after_previous
 
 @triton.jit(do_not_specialize=["positions", "slots", "rotated"])
 def rope_kernel(
-    qkv, positions, slots, cos_sin, q_norm, k_norm, q_out, cache, k_scale, v_scale, eps, value_offset: tl.int64, num_heads, num_kv_heads, rotated,
-    QK_NORM: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, PAGE: tl.constexpr, HEADS: tl.constexpr, PDL: tl.constexpr = 0,
+    qkv, positions, slots, cos_sin, q_norm, k_norm, q_out, cache, k_scale, v_scale, eps, value_offset: tl.int64, num_heads, num_kv_heads,
+    rotated, QK_NORM: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, PAGE: tl.constexpr, HEADS: tl.constexpr, PDL: tl.constexpr = 0,
 ):  # fmt: skip
     """One program: HEADS of the H queries or of the 2K keys and values of one token. The first programs take queries, of the
     first `rotated` tokens alone. cos_sin (positions, D): cosines, then sines, float32.

@@ -34,7 +34,7 @@ def rope_and_write(
     grid = (rotated * of_queries + qkv.shape[0] * of_keys,)
     q_norm, k_norm = norms or (qkv, qkv)
     launch(kernels.rope_kernel, grid, 
-        qkv, positions, slots, table, q_norm, k_norm, q, cache, kv_scales[0], kv_scales[1], eps, cache.stride(0), num_heads, num_kv_heads, rotated,
-        QK_NORM=norms is not None, D=dim, HALF=triton.next_power_of_2(dim // 2), PAGE=page, HEADS=HEADS_PER_PROGRAM, num_warps=4, overlap=overlap(qkv.shape[0]),
+        qkv, positions, slots, table, q_norm, k_norm, q, cache, kv_scales[0], kv_scales[1], eps, cache.stride(0), num_heads, num_kv_heads,
+        rotated, QK_NORM=norms is not None, D=dim, HALF=triton.next_power_of_2(dim // 2), PAGE=page, HEADS=HEADS_PER_PROGRAM, num_warps=4, overlap=overlap(qkv.shape[0]),
     )  # fmt: skip
     return q
