@@ -25,7 +25,7 @@ import torch
 from ingot.errors import DependencyError
 from ingot.plugins.compiling import about_to_compile
 
-Argument = torch.Tensor | ctypes.c_int | ctypes.c_longlong | ctypes.c_float | None
+Argument = torch.Tensor | ctypes.c_int | ctypes.c_longlong | ctypes.c_float | ctypes.Array[ctypes.c_ulonglong] | None
 PROGRAMMATIC_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
 MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 NVRTC_OPTIONS = ("--std=c++17", "--device-as-default-execution-space")  # the latter for generic lambdas
@@ -69,7 +69,7 @@ class CudaKernel:
             check(driver().cuFuncSetAttribute(self._function, MAX_DYNAMIC_SHARED, shared), f"give {name} shared memory")
 
     def launch(self, grid: tuple[int, int, int], threads: int, args: list[Argument], *, overlap: bool = False) -> None:
-        """Tensors pass as pointers, None as a null pointer. With `overlap` it may start
+        """Tensors pass as pointers, None as a null pointer, an array of words (see tensor_map.py) by value. With `overlap` it may start
         before its predecessor has ended, for which it waits itself: see overlap.py."""
         holders = [
             ctypes.c_void_p(arg.data_ptr())

@@ -31,6 +31,7 @@ from ingot.plugins.attention.launch import (
 )
 from ingot.plugins.attention.step import CudaBatch, attend, attend_decodes
 from ingot.plugins.attention.tiles import plan_tiles, prefill_rows
+from ingot.plugins.linear.gated import fits_gated, gated, well_filled
 from ingot.plugins.linear.launch import Choice, Choices, Library, run_linear
 from ingot.plugins.linear.reference import dequantize
 from ingot.plugins.overlap import choose_overlap
@@ -45,6 +46,13 @@ class Gated:
     """silu_mul not computed yet: the linear that reads it knows how to round it."""
 
     gate_up: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activated:
+    """silu(gate) * up, computed by the product of gate and up itself."""
+
+    values: Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,13 +100,21 @@ class CudaOps:
         out = rms_norm(x, residual, self._weights[name].data, self._config.rms_norm_eps, self._readers.get(name))
         return out, residual
 
-    def linear(self, name: str, x: Tensor | Quantized | Gated) -> Tensor:
+    def linear(self, name: str, x: Tensor | Quantized | Gated | Activated) -> Tensor | Activated:
         weight = self._weights[name]
         if isinstance(x, Gated):
             x = silu_mul(x.gate_up, weight, self._variants.silu)
-        elif isinstance(x, Tensor) and needs_ending(weight) and name.endswith(".o"):
-            x = quantize_rows(x, weight)
+        elif isinstance(x, Activated) or name.endswith(".o"):
+            x = x.values if isinstance(x, Activated) else x
+            x = quantize_rows(x, weight) if isinstance(x, Tensor) and needs_ending(weight) else x
+        elif name.endswith(".gate_up") and self._activates(weight, x):
+            return Activated(values=gated(x, weight))
         return run_linear(x, weight, self._pick(weight, x), out_dtype=self._dtype)
+
+    def _activates(self, weight: Weight[Tensor], x: Tensor | Quantized) -> bool:
+        """Whether the product of gate and up is to end with SiLU."""
+        rows, least = len(x.values if isinstance(x, Quantized) else x), self._variants.gated_rows
+        return 0 < least <= rows and fits_gated(weight, self._dtype) and well_filled(rows, weight.data.shape[0])
 
     def _pick(self, weight: Weight[Tensor], x: Tensor | Quantized) -> Choice:
         rows, k = (x.values if isinstance(x, Quantized) else x).shape
@@ -157,8 +173,8 @@ class CudaOps:
             rotate_and_prefill(q.qkv, rotation, paged, step.query_starts, step.tiles, out)
         return out
 
-    def silu_mul(self, gate_up: Tensor) -> Gated:
-        return Gated(gate_up=gate_up)
+    def silu_mul(self, gate_up: Tensor | Activated) -> Gated | Activated:
+        return gate_up if isinstance(gate_up, Activated) else Gated(gate_up=gate_up)
 
     def wanted_rows(self, x: Tensor, batch: Batch[Tensor]) -> Tensor:
         return x if isinstance(batch, CudaBatch) and batch.all_rows else x[batch.logit_rows]

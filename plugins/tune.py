@@ -35,9 +35,10 @@ from ingot.plugins.attention.reference import attend
 from ingot.plugins.attention.step import CudaBatch
 from ingot.plugins.attention.tiles import plan_tiles, prefill_rows
 from ingot.plugins.cuda_ops import CudaOps
+from ingot.plugins.linear.gated_trial import gated_from
 from ingot.plugins.linear.launch import Choices
 from ingot.plugins.linear.tune import tune
-from ingot.plugins.overlap import Overlap, supported
+from ingot.plugins.overlap import ALONE, Overlap, supported
 from ingot.plugins.quantize.launch import Quantized
 from ingot.plugins.rope.launch import rope_and_write, rope_table
 from ingot.plugins.rope.reference import cos_sin, split_and_rotate
@@ -64,6 +65,7 @@ def tune_engine(
     assert isinstance(attention, PrefillChoice)
     assert isinstance(activation, SiluChoice)
     leaves = attention.cuda and decide(prompt_rotation_trial(config, dtype, kv_dtype, page, tokens)).best is True
+    activates = gated_from(weights["layers.0.gate_up"], weights["layers.0.down"], activation, dtype, tokens)
     rotates = [False]
     if config.head_dim == 128 and dtype == torch.bfloat16:
         right = decide(rotation_trial(config, dtype, kv_dtype, page)).seconds
@@ -72,11 +74,18 @@ def tune_engine(
     assert isinstance(few, Variants)
     more = decide(step_trial(config, weights, choices, dtype, kv_dtype, page, 64, [few.rotate_in_attention])).best
     assert isinstance(more, Variants)
-    late = Overlap(late=max(few.overlap.late, more.overlap.late))
+    overlap = joined(few.overlap, more.overlap)
     variants = replace(
-        few, prefill=attention, silu=activation, overlap=late, mixed_tokens=MIXED_TOKENS, rotate_in_prefill=leaves
-    )
+        few, prefill=attention, silu=activation, gated_rows=activates, overlap=overlap, mixed_tokens=MIXED_TOKENS,
+        rotate_in_prefill=leaves,
+    )  # fmt: skip
     return replace(choices, variants=variants)
+
+
+def joined(few: Overlap, more: Overlap) -> Overlap:
+    """What was found for few rows up to that many, what was found for more beyond."""
+    ahead = max(few.ahead, more.ahead) if few.ahead else 0
+    return Overlap(ahead=max(ahead, Overlap().ahead), late=max(few.ahead, few.late, more.ahead, more.late))
 
 
 def prefill_trial(
@@ -280,7 +289,7 @@ def step_trial(
     config: ModelConfig, weights: Mapping[str, Weight[Tensor]], choices: Choices, dtype: torch.dtype, kv_dtype: torch.dtype,
     page: int, rows: int, rotates: Sequence[bool],
 ) -> Trial[object]:  # fmt: skip
-    """Ways: whether kernels of so many rows overlap late, each with and without rotation in attention where that is asked for.
+    """Ways: whether and how kernels of so many rows overlap, each with and without rotation in attention where that is asked for.
     Overlapping must not change the step's numbers at all."""
     few = replace(config, num_layers=min(LAYERS, config.num_layers), windows=config.windows[:LAYERS])
     own = {name: weight for name, weight in weights.items() if layer_of(name) < few.num_layers}
@@ -289,7 +298,7 @@ def step_trial(
         torch.randn(2, rows * -(-CONTEXT // page), few.num_kv_heads, page, few.head_dim, device="cuda", dtype=dtype).to(kv_dtype)
         for _ in range(few.num_layers)
     ]  # fmt: skip
-    overlaps = (Overlap(), Overlap(late=rows)) if supported() else (Overlap(),)
+    overlaps = (ALONE, Overlap(ahead=0, late=rows), Overlap(ahead=rows)) if supported() else (ALONE,)
     ways = [Variants(rotate_in_attention=rotating, overlap=overlap) for rotating in rotates for overlap in overlaps]
     steps = {
         way: CudaOps(few, own, caches, dtype=dtype, max_position=2 * CONTEXT, choices=replace(choices, variants=way))
@@ -309,7 +318,7 @@ def step_trial(
     def check(way: object) -> Tensor:
         """What overlapping changes, put upon the usual step."""
         assert isinstance(way, Variants)
-        return usual + (run(way) - run(replace(way, overlap=Overlap())))
+        return usual + (run(way) - run(replace(way, overlap=ALONE)))
 
     return Trial(name=f"step of {rows} rows", ways=list(ways), check=check, truth=usual, run=run)
 

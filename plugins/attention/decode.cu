@@ -10,7 +10,7 @@
 // the warp that reads the newest token rotates and stores its key and value before: no kernel of its own for that.
 //
 // Defined at compile time: ROTATES (0, 1: head dim 128 only), HEAD_DIM (64, 128), GROUP (query heads per KV head, <= 8), PAGE (multiple of 16),
-// KV_FP8 (0, 1), LATE (0, 1: see overlap.py), WARPS, SUB (16-token subtiles a warp takes at a time).
+// KV_FP8 (0, 1), AHEAD (0, 1: see overlap.py), WARPS, SUB (16-token subtiles a warp takes at a time).
 // Cache: [2][pages][kv heads][PAGE][HEAD_DIM]. q and out: [sequences][kv heads * GROUP][HEAD_DIM] bf16.
 
 typedef unsigned int u32;
@@ -67,6 +67,18 @@ __device__ __forceinline__ void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
 #endif
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+// See overlap.py.
+__device__ __forceinline__ void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void let_next_start() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
 }
 
 // Queries of one KV group as B fragments: lane (head g, quarter c) holds the same pieces of its row as of a key's.
@@ -184,58 +196,24 @@ paged_decode(u16* __restrict__ out, const u16* __restrict__ q, const u8* __restr
     __shared__ int is_last;
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, c = lane & 3;
     const int split = blockIdx.x, head = blockIdx.y, seq = blockIdx.z, kv_heads = gridDim.y;
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-    if (!LATE) asm volatile("griddepcontrol.launch_dependents;");
-#endif
+    if (AHEAD) let_next_start();
+    // Lengths, pages and all tokens but the newest were there before the kernel that this one waits for had begun.
     const int length = lengths[seq];
-    if (length <= 0) return;
     const int* pages = page_table + (i64)(rows ? rows[seq] : seq) * max_pages;
     const int first = window > 0 && length > window ? length - window : 0;
     const int tile_lo = first / TILE, tile_hi = (length + TILE - 1) / TILE;
     // Splits of less than two tiles a warp cost more to combine than they save; blocks left without work go.
     const int most = (tile_hi - tile_lo + 2 * WARPS - 1) / (2 * WARPS);
     const int splits = min((int)gridDim.x, most);
-    if (split >= splits) return;
+    if (length <= 0 || split >= splits) {
+        wait_for_previous();                         // or the next kernel's wait would not be one for the previous too
+        return;
+    }
     const int per = (tile_hi - tile_lo + splits - 1) / splits;
     const int begin = tile_lo + split * per, end = min(begin + per, tile_hi);
 
     const i64 page_bytes = (i64)kv_heads * PAGE * ROW;
     const u8* key_base = kv + (i64)head * PAGE * ROW;
-    u32 qf[QW];
-#if ROTATES
-    const u16* qkv = q + (i64)seq * kv_heads * (GROUP + 2) * HEAD_DIM;
-    const float* angles = table + (i64)(length - 1) * HEAD_DIM;
-    {
-        const int piece = 16 / BYTES;
-        auto column = [&](int i) { return (2 * i / piece) * 4 * piece + c * piece + 2 * i % piece; };
-        const u16* row = qkv + (head * GROUP + (g < GROUP ? g : 0)) * HEAD_DIM;
-#pragma unroll
-        for (int i = 0; i < QW; ++i) qf[i] = g < GROUP ? *reinterpret_cast<const u32*>(row + column(i)) : 0u;
-        rotate<QW, 4>(qf, angles, q_norm, eps, column);
-#pragma unroll
-        for (int i = 0; i < QW; ++i)
-            if (KV_FP8) qf[i] = pack_f16(bf16_to_float(qf[i] & 0xffff), __uint_as_float(qf[i] & 0xffff0000u));
-    }
-    if (begin < tile_hi && tile_hi == end && (tile_hi - 1 - begin) % WARPS == warp) {
-        const int token = length - 1, at = 2 * lane;
-        const i64 place = (i64)pages[token / PAGE] * page_bytes + (token % PAGE) * ROW;
-        const u16 *key = qkv + (kv_heads * GROUP + head) * HEAD_DIM, *value = key + kv_heads * HEAD_DIM;
-        u32 k[2] = {*(const u32*)(key + at), *(const u32*)(key + at + 64)};
-        rotate<2, 32>(k, angles, k_norm, eps, [&](int) { return at; });
-        u8* to = const_cast<u8*>(key_base) + place;
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            store_pair(to, at + 64 * i, k[i], 1.f / key_scale);
-            store_pair(to + value_offset, at + 64 * i, *(const u32*)(value + at + 64 * i), 1.f / value_scale);
-        }
-        __threadfence_block();
-        __syncwarp();
-    }
-#else
-    load_query(qf, q + ((i64)seq * kv_heads * GROUP + head * GROUP + (g < GROUP ? g : 0)) * HEAD_DIM, c, g < GROUP);
-#endif
-
     float acc[MT][4];
 #pragma unroll
     for (int j = 0; j < MT; ++j) acc[j][0] = acc[j][1] = acc[j][2] = acc[j][3] = 0.f;
@@ -274,12 +252,47 @@ paged_decode(u16* __restrict__ out, const u16* __restrict__ q, const u8* __restr
     };
 
     int tile = begin + warp;
+    const bool old = (tile + 1) * TILE < length;     // the newest token is not among the first tile's
     if (tile < end) {
         locate(at, tile);
-        load_keys(at);
-        load_values(at);
+        if (old) load_keys(at), load_values(at);
         locate(next, min(tile + WARPS, end - 1));
     }
+    wait_for_previous();
+    u32 qf[QW];
+#if ROTATES
+    const u16* qkv = q + (i64)seq * kv_heads * (GROUP + 2) * HEAD_DIM;
+    const float* angles = table + (i64)(length - 1) * HEAD_DIM;
+    {
+        const int piece = 16 / BYTES;
+        auto column = [&](int i) { return (2 * i / piece) * 4 * piece + c * piece + 2 * i % piece; };
+        const u16* row = qkv + (head * GROUP + (g < GROUP ? g : 0)) * HEAD_DIM;
+#pragma unroll
+        for (int i = 0; i < QW; ++i) qf[i] = g < GROUP ? *reinterpret_cast<const u32*>(row + column(i)) : 0u;
+        rotate<QW, 4>(qf, angles, q_norm, eps, column);
+#pragma unroll
+        for (int i = 0; i < QW; ++i)
+            if (KV_FP8) qf[i] = pack_f16(bf16_to_float(qf[i] & 0xffff), __uint_as_float(qf[i] & 0xffff0000u));
+    }
+    if (begin < tile_hi && tile_hi == end && (tile_hi - 1 - begin) % WARPS == warp) {
+        const int token = length - 1, at = 2 * lane;
+        const i64 place = (i64)pages[token / PAGE] * page_bytes + (token % PAGE) * ROW;
+        const u16 *key = qkv + (kv_heads * GROUP + head) * HEAD_DIM, *value = key + kv_heads * HEAD_DIM;
+        u32 k[2] = {*(const u32*)(key + at), *(const u32*)(key + at + 64)};
+        rotate<2, 32>(k, angles, k_norm, eps, [&](int) { return at; });
+        u8* to = const_cast<u8*>(key_base) + place;
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            store_pair(to, at + 64 * i, k[i], 1.f / key_scale);
+            store_pair(to + value_offset, at + 64 * i, *(const u32*)(value + at + 64 * i), 1.f / value_scale);
+        }
+        __threadfence_block();
+        __syncwarp();
+    }
+#else
+    load_query(qf, q + ((i64)seq * kv_heads * GROUP + head * GROUP + (g < GROUP ? g : 0)) * HEAD_DIM, c, g < GROUP);
+#endif
+    if (tile < end && !old) load_keys(at), load_values(at);
     for (; tile < end; tile += WARPS) {
         float s[SUB][4];
 #pragma unroll
@@ -336,9 +349,7 @@ paged_decode(u16* __restrict__ out, const u16* __restrict__ q, const u8* __restr
         if (more) load_values(at);
     }
 
-#if __CUDA_ARCH__ >= 900
-    if (LATE) asm volatile("griddepcontrol.launch_dependents;");
-#endif
+    if (!AHEAD) let_next_start();
     // Warps, then splits, are combined by their maxima and sums.
 #pragma unroll
     for (int d = 4; d < 32; d <<= 1) l0 += __shfl_xor_sync(~0u, l0, d), l1 += __shfl_xor_sync(~0u, l1, d);

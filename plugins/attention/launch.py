@@ -21,7 +21,7 @@ from ingot.network.config import ModelConfig
 from ingot.plugins.attention import kernels
 from ingot.plugins.attention.tiles import prefill_rows
 from ingot.plugins.cubin import Argument, kernel
-from ingot.plugins.overlap import LATE, overlap
+from ingot.plugins.overlap import AHEAD, overlap
 from ingot.plugins.packed import launch
 
 SOURCE = Path(__file__).with_name("decode.cu")
@@ -90,12 +90,12 @@ def choose_decode(
 
 
 def decode_defines(
-    choice: DecodeChoice, *, dim: int, group: int, page: int, fp8: bool, late: bool, rotates: bool = False
+    choice: DecodeChoice, *, dim: int, group: int, page: int, fp8: bool, ahead: bool, rotates: bool = False
 ) -> dict[str, int]:
     """What decode.cu is compiled with."""
     return {
         "ROTATES": int(rotates),
-        "HEAD_DIM": dim, "GROUP": group, "PAGE": page, "KV_FP8": int(fp8), "WARPS": choice.warps, "SUB": choice.sub, "LATE": int(late),
+        "HEAD_DIM": dim, "GROUP": group, "PAGE": page, "KV_FP8": int(fp8), "WARPS": choice.warps, "SUB": choice.sub, "AHEAD": int(ahead),
     }  # fmt: skip
 
 
@@ -108,8 +108,8 @@ def compile_decode(
     for num_seqs in range(1, max_num_seqs + 1):
         choice = choose_decode(num_seqs, config.num_kv_heads, group, dim, kv_dtype, max_length)
         if choice.cuda and dtype == torch.bfloat16:
-            late = overlap(num_seqs) == LATE
-            defines = decode_defines(choice, dim=dim, group=group, page=page, fp8=fp8, late=late)
+            ahead = overlap(num_seqs) == AHEAD
+            defines = decode_defines(choice, dim=dim, group=group, page=page, fp8=fp8, ahead=ahead)
             kernel(SOURCE, "paged_decode", defines)
 
 
@@ -148,15 +148,14 @@ def cuda_decode(
 ) -> None:
     num_seqs, _, dim = out.shape
     num_kv_heads, page = paged.cache.shape[2:4]
-    early_or_late, fp8 = overlap(num_seqs), paged.cache.dtype == torch.float8_e4m3fn
-    late = early_or_late == LATE
-    defines = decode_defines(choice, dim=dim, group=group, page=page, fp8=fp8, late=late, rotates=bool(more))
+    way, fp8 = overlap(num_seqs), paged.cache.dtype == torch.float8_e4m3fn
+    defines = decode_defines(choice, dim=dim, group=group, page=page, fp8=fp8, ahead=way == AHEAD, rotates=bool(more))
     kernel(SOURCE, "paged_decode", defines).launch(
         (choice.splits, num_kv_heads, num_seqs), 32 * choice.warps,
         [out, q, paged.cache, paged.page_table, paged.rows, paged.lengths, work.partial, work.counters,
          ctypes.c_longlong(paged.cache.stride(0) * paged.cache.element_size()), ctypes.c_int(paged.page_table.stride(0)),
          ctypes.c_int(paged.window), ctypes.c_float(paged.score_scale), ctypes.c_float(paged.kv_scales[1]), *more],
-        overlap=early_or_late > 0,
+        overlap=way > 0,
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 from ingot.network.weights import INT4_GROUP, Scheme, Weight
 from ingot.plugins.cubin import kernel
 from ingot.plugins.linear import kernels
-from ingot.plugins.overlap import LATE, overlap
+from ingot.plugins.overlap import linear_overlap
 from ingot.plugins.packed import launch
 from ingot.plugins.quantize.launch import Quantized
 from ingot.plugins.variants import Variants
@@ -132,14 +132,13 @@ def skinny(x: Tensor, scales: Tensor | None, weight: Weight[Tensor], choice: Ski
     num_rows, (n, k) = x.shape[0], weight.data.shape
     out = torch.empty(num_rows, n, dtype=out_dtype, device=x.device)
     cols = next(size for size in (1, 2, 4, 8) if num_rows <= 8 * size)
-    early_or_late = overlap(num_rows)
     defines = {"KIND": KINDS[x.dtype], "ROWS": choice.rows, "COLS": cols, "WARPS": choice.warps, "X_AHEAD": int(choice.x_ahead),
-               "TILES": choice.tiles, "LATE": int(early_or_late == LATE), "OUT_F32": int(out_dtype == torch.float32)}  # fmt: skip
+               "TILES": choice.tiles, "OUT_F32": int(out_dtype == torch.float32)}  # fmt: skip
     kernel(SOURCE, "skinny", defines).launch(
         (triton.cdiv(n, 16 * choice.rows * choice.tiles), 1, 1), 32 * choice.warps,
         [out, x, weight.data, scales, weight.weight_scale, weight.bias, ctypes.c_int(num_rows), ctypes.c_int(n),
          ctypes.c_int(k * x.element_size())],
-        overlap=early_or_late > 0,
+        overlap=linear_overlap(num_rows) > 0,
     )  # fmt: skip
     return out
 
@@ -148,12 +147,11 @@ def skinny_int4(x: Tensor, weight: Weight[Tensor], choice: Skinny) -> Tensor:
     (num_rows, k), n = x.shape, weight.data.shape[0]
     out = torch.empty(num_rows, n, dtype=x.dtype, device=x.device)
     cols = next(size for size in (1, 2, 4, 8) if num_rows <= 8 * size)
-    early_or_late = overlap(num_rows)
-    defines = {"ROWS": choice.rows, "COLS": cols, "WARPS": choice.warps, "LATE": int(early_or_late == LATE)}
+    defines = {"ROWS": choice.rows, "COLS": cols, "WARPS": choice.warps}
     kernel(INT4_SOURCE, "skinny_int4", defines).launch(
         (triton.cdiv(n, 16 * choice.rows), 1, 1), 32 * choice.warps,
         [out, x, weight.data, weight.weight_scale, weight.bias, ctypes.c_int(num_rows), ctypes.c_int(n), ctypes.c_int(k)],
-        overlap=early_or_late > 0,
+        overlap=linear_overlap(num_rows) > 0,
     )  # fmt: skip
     return out
 
@@ -166,12 +164,12 @@ def tiled(x: Tensor, scales: Tensor | None, weight: Weight[Tensor], choice: Tile
     if weight.scheme is Scheme.INT4:
         launch(kernels.int4_gemm_kernel, grid, 
             x, weight.data, weight.weight_scale, bias, out, num_rows, n, x.shape[1], BIAS=weight.bias is not None, BM=choice.bm,
-            BN=choice.bn, GROUP_K=INT4_GROUP, GROUP=choice.group, num_warps=choice.warps, num_stages=choice.stages, overlap=overlap(num_rows),
+            BN=choice.bn, GROUP_K=INT4_GROUP, GROUP=choice.group, num_warps=choice.warps, num_stages=choice.stages, overlap=linear_overlap(num_rows),
         )  # fmt: skip
         return out
     launch(kernels.scaled_gemm_kernel, grid, 
         x, weight.data, scales, weight.weight_scale, bias, out, num_rows, n, x.shape[1], SCALED=scales is not None,
         BIAS=weight.bias is not None, BM=choice.bm, BN=choice.bn, BK=choice.bk, GROUP=choice.group, num_warps=choice.warps,
-        num_stages=choice.stages, overlap=overlap(num_rows),
+        num_stages=choice.stages, overlap=linear_overlap(num_rows),
     )  # fmt: skip
     return out

@@ -6,7 +6,7 @@
 // weight rows (TILES) find x in the L1: beyond 8 rows, x from the L2 would cost as much as the weights from memory.
 //
 // Defined at compile time: KIND (0 bf16, 1 e4m3, 2 int8), ROWS (16-row tiles a warp takes), COLS (8-column tiles: 8 * COLS >= M),
-// WARPS (of them TILES side by side, WARPS / TILES sharing K), OUT_F32, LATE (see overlap.py), X_AHEAD (1: x is fetched a line ahead like the weights, 0: when used, for fewer registers). K * element size must be a multiple of 128 bytes.
+// WARPS (of them TILES side by side, WARPS / TILES sharing K), OUT_F32, X_AHEAD (1: x is fetched a line ahead like the weights, 0: when used, for fewer registers). K * element size must be a multiple of 128 bytes.
 
 typedef unsigned int u32;
 typedef unsigned short u16;
@@ -107,7 +107,6 @@ skinny(void* __restrict__ out, const u8* __restrict__ x, const u8* __restrict__ 
     if (at < k_bytes) load_w(a, at);
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");  // x is the previous kernel's; the weights above are not
-    if (!LATE) asm volatile("griddepcontrol.launch_dependents;");
 #endif
     if (X_AHEAD && at < k_bytes) load_x(a, at);
     while (at < k_bytes) {
@@ -125,7 +124,7 @@ skinny(void* __restrict__ out, const u8* __restrict__ x, const u8* __restrict__ 
     }
 
 #if __CUDA_ARCH__ >= 900
-    if (LATE) asm volatile("griddepcontrol.launch_dependents;");
+    asm volatile("griddepcontrol.launch_dependents;");  // see overlap.py
 #endif
 #pragma unroll
     for (int r = 0; r < ROWS; ++r)

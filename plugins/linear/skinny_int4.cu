@@ -2,7 +2,7 @@
 //
 // A lane's 16 bytes of a weight row are 32 values of one group. Nibbles become bf16 in place: OR-ed into the mantissa of
 // 128.0 a nibble n reads 128 + n, and subtracting is exact. Pairs come out as (k, k + 4), so x is permuted to match.
-// Defined at compile time: ROWS (16-row tiles a warp takes), COLS (8-column tiles: 8 * COLS >= M), WARPS, LATE (see overlap.py).
+// Defined at compile time: ROWS (16-row tiles a warp takes), COLS (8-column tiles: 8 * COLS >= M), WARPS.
 // w (N, K / 2): low nibble = even k, two's complement; w_scale (N, K / 128) float32; K a multiple of 128.
 
 typedef unsigned int u32;
@@ -112,7 +112,6 @@ skinny_int4(u16* __restrict__ out, const u16* __restrict__ x, const u8* __restri
     if (group < groups) load(a, group);
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");  // x is the previous kernel's; the weights above are not
-    if (!LATE) asm volatile("griddepcontrol.launch_dependents;");
 #endif
     while (group < groups) {
         const int ahead = group + WARPS;
@@ -125,7 +124,7 @@ skinny_int4(u16* __restrict__ out, const u16* __restrict__ x, const u8* __restri
     }
 
 #if __CUDA_ARCH__ >= 900
-    if (LATE) asm volatile("griddepcontrol.launch_dependents;");
+    asm volatile("griddepcontrol.launch_dependents;");  // see overlap.py
 #endif
 #pragma unroll
     for (int r = 0; r < ROWS; ++r)

@@ -8,12 +8,12 @@ FLOAT, FP8, INT8 = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
 @triton.jit
 def after_previous(PDL: tl.constexpr):
-    """First in every kernel: waits for the stream's previous kernel; PDL 1 lets the next one start, 2 at this one's end. See
+    """In every kernel: waits for the stream's previous kernel. PDL 2 lets the next one start at once, 1 at this one's end. See
     overlap.py."""
+    if PDL == 2:
+        tl.extra.cuda.gdc_launch_dependents()
     if PDL > 0:
         tl.extra.cuda.gdc_wait()
-    if PDL == 1:
-        tl.extra.cuda.gdc_launch_dependents()
 
 
 @triton.jit

@@ -17,7 +17,7 @@ from ingot.manifest import Limits
 from ingot.network.config import ModelConfig
 from ingot.plugins.attention.launch import DecodeChoice, Tiles, choose_decode
 from ingot.plugins.attention.step import CudaBatch
-from ingot.plugins.overlap import Overlap
+from ingot.plugins.overlap import chosen_overlap
 from ingot.plugins.sampling.launch import greedy
 from ingot.runtime.plan import Slice
 from ingot.runtime.programs.cuda_memory import MemoryPlan, page_bytes, plan_memory
@@ -29,7 +29,6 @@ from ingot.runtime.programs.mixed_graphs import MixedGraphs, mixed_buckets
 from ingot.runtime.programs.model_step import Model, OpenModel, Sampled
 from ingot.runtime.sampler import Draws
 
-FEW = Overlap().early  # rows up to which kernels start differently
 GRAPH_MARGIN = 64 << 20  # what the later, smaller graphs add to the first
 
 
@@ -180,7 +179,7 @@ class CudaForward:
         weights = torch.cuda.memory_allocated()
         self._caches[:] = self._allocate_caches(1)
         torch.cuda.reset_peak_memory_stats()
-        for count in (1, FEW + 1):
+        for count in chosen_overlap().examples():
             self._tables.write_pages(np.zeros((3, count), np.int32))
         for slices in self._rehearsal():
             self.mixed(mixed_step(slices, [], self._tile))

@@ -18,6 +18,7 @@ from ingot.plugins.attention.launch import DecodeChoice, PrefillChoice, Rotation
 from ingot.plugins.attention.step import CudaBatch
 from ingot.plugins.cuda_ops import CudaOps, Unrotated
 from ingot.plugins.linear.launch import Choices
+from ingot.plugins.overlap import AHEAD
 from ingot.plugins.random_weights import random_weights
 from ingot.plugins.rope.launch import rope_table
 from ingot.plugins.tune import RotationCase
@@ -35,6 +36,26 @@ def test_decode(heads: tuple[int, int], dim: int, page: int, splits: int, window
     case = make_case(CPU, BF16, [1] * 3, [1, 17, 410], heads=heads, dim=dim, page=page, window=window, fp8=fp8)
     with interpreted(Setting()):
         found = run_decode(case, DecodeChoice(splits=splits, sub=sub, warps=4))
+    assert_as_exact_as_torch(found, case.plain(), case.truth())
+
+
+@pytest.mark.parametrize("fp8", [False, True])
+@pytest.mark.parametrize("rotates", [False, True])
+def test_decode_waits_for_the_newest_token_alone(fp8: bool, rotates: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its slot is what the kernel before writes; lengths, pages and all other tokens may be read before."""
+    monkeypatch.setattr("ingot.plugins.attention.launch.overlap", lambda rows: AHEAD)
+    lengths = [1, 16, 17, 130, 300]
+    with interpreted(Setting()) as setting:
+        if rotates:
+            check_rotating_decode(lengths, (4, 2), norm=False, fp8=fp8, splits=2)
+            return
+        case = make_case(CPU, BF16, [1] * 5, lengths, heads=(8, 2), dim=128, fp8=fp8)
+        setting.fresh = torch.zeros(case.paged.cache.shape, dtype=torch.bool)
+        assert case.paged.rows is not None
+        for row, length in zip(case.paged.rows.tolist(), lengths, strict=True):
+            page = int(case.paged.page_table[row, (length - 1) // 16])
+            setting.fresh[:, page, :, (length - 1) % 16] = True
+        found = run_decode(case, DecodeChoice(splits=2, warps=4))
     assert_as_exact_as_torch(found, case.plain(), case.truth())
 
 

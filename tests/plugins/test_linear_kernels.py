@@ -12,11 +12,13 @@ from torch import Tensor
 
 from ingot.errors import EngineError
 from ingot.network.weights import Scheme, Weight
+from ingot.plugins.linear.gated import gated
 from ingot.plugins.linear.launch import Choice, Choices, Library, Skinny, Tiled, run_linear
 from ingot.plugins.linear.reference import dequantize
 from ingot.plugins.linear.tune import candidates, read_choices, write_choices
 from ingot.plugins.quantize.launch import Quantized, quantize_rows
 from ingot.plugins.quantize.reference import quantize_fp8, quantize_int4, quantize_int8, row_scale
+from ingot.plugins.silu_mul.reference import silu_mul
 
 
 def make_weight(
@@ -52,6 +54,25 @@ def check(
     out = run_linear(x, weight, choice, out_dtype=dtype)
     assert out.dtype == dtype
     assert_as_exact_as_torch(out, plain, truth)
+
+
+def check_gated(scheme: Scheme, rows: int, n: int, k: int, device: torch.device) -> None:
+    """Against SiLU of a product rounded to bf16, as PyTorch does it."""
+    weight = make_weight(scheme, n, k, torch.bfloat16, device, bias=False)
+    x: Tensor | Quantized = torch.randn(rows, k, device=device).bfloat16()
+    if isinstance(x, Tensor) and scheme is Scheme.FP8:
+        x = quantize_rows(x, weight)
+    inputs = x.values.float() * x.scales[:, None] if isinstance(x, Quantized) else x.float()
+    truth = silu_mul(inputs.double() @ dequantize(weight).double().T)
+    plain = silu_mul(inputs.bfloat16() @ dequantize(weight).bfloat16().T)
+    assert_as_exact_as_torch(gated(x, weight), plain, truth)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("scheme", [Scheme.NONE, Scheme.FP8])
+@pytest.mark.parametrize(("rows", "n", "k"), [(1, 256, 128), (300, 768, 1152), (1024, 28672, 4096), (4999, 2048, 640)])
+def test_gated(scheme: Scheme, rows: int, n: int, k: int) -> None:
+    check_gated(scheme, rows, n, k, torch.device("cuda"))
 
 
 @pytest.mark.parametrize("scheme", [Scheme.INT8, Scheme.INT4, Scheme.NONE])

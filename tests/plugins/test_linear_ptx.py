@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.plugins.test_linear_kernels import check, make_weight
+from tests.plugins.test_linear_kernels import check, check_gated, make_weight
 from tests.ptx.launch import Setting, interpreted
 
 from ingot.network.weights import Scheme
@@ -28,12 +28,11 @@ def test_skinny(scheme: Scheme, choice: Skinny, rows: int, n: int, k: int) -> No
         check(scheme, rows, n, k, choice, BF16, CPU, bias=True)
 
 
-@pytest.mark.parametrize("early", [True, False])
-def test_what_the_previous_kernel_writes_is_waited_for(early: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_previous_kernel_writes_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     from ingot.plugins import overlap
 
     monkeypatch.setattr(overlap, "supported", lambda: True)
-    overlap.choose_overlap(overlap.Overlap(early=4 if early else 0, late=64))
+    overlap.choose_overlap(overlap.Overlap(late=64))
     try:
         weight = make_weight(Scheme.FP8, 40, 640, BF16, CPU, bias=True)
         x = torch.randn(3, 640).bfloat16()
@@ -44,3 +43,13 @@ def test_what_the_previous_kernel_writes_is_waited_for(early: bool, monkeypatch:
         assert torch.isfinite(found).all()
     finally:
         overlap.choose_overlap(overlap.Overlap())
+
+
+@pytest.mark.parametrize(
+    ("scheme", "rows", "n", "k", "seed"),
+    [(Scheme.NONE, 300, 256, 128, None), (Scheme.FP8, 70, 768, 640, None), (Scheme.NONE, 9, 512, 384, 1)],
+)
+def test_gated(scheme: Scheme, rows: int, n: int, k: int, seed: int | None) -> None:
+    """More tiles than clusters, tiles that hang over, and a ring that goes round."""
+    with interpreted(Setting(seed=seed, processors=4)):
+        check_gated(scheme, rows, n, k, CPU)

@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from tests.plugins.test_attention_kernels import Case, make_case, run_prefill
-from tests.plugins.test_linear_kernels import make_weight
+from tests.plugins.test_attention_ptx import test_decode_waits_for_the_newest_token_alone as decode_ahead
+from tests.plugins.test_linear_kernels import check_gated, make_weight
 from tests.plugins.test_tune import CONFIG
 from tests.ptx.faults import Fault
 from tests.ptx.launch import Setting, interpreted
 
 from ingot.network.weights import Scheme
 from ingot.plugins.attention import launch as attention
+from ingot.plugins.linear import gated
 from ingot.plugins.linear import launch as linear
 from ingot.plugins.overlap import LATE
 from ingot.plugins.tune import RotationCase
@@ -40,10 +42,39 @@ def mistaken(source: Path, right: str, wrong: str, folder: Path) -> Path:
 )
 def test_skinny(right: str, wrong: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "SOURCE", mistaken(linear.SOURCE, right, wrong, tmp_path))
-    monkeypatch.setattr(linear, "overlap", lambda rows: LATE)
+    monkeypatch.setattr(linear, "linear_overlap", lambda rows: LATE)
     weight = make_weight(Scheme.NONE, 40, 640, BF16, CPU, bias=False)
     with interpreted(Setting()), pytest.raises(Fault, match=found):
         linear.run_linear(torch.randn(3, 640).bfloat16(), weight, linear.Skinny(warps=4), out_dtype=BF16)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "found"),
+    [
+        ("expect(bar, 3 * PIECE);", "expect(bar, 2 * PIECE);", "no barrier lies between"),
+        ("                    wait(empty + slot * 8, (step / SLOTS & 1) ^ 1);\n", "", "more than 1 arrivals"),
+        ("                wait(full + slot * 8, step / SLOTS & 1);\n", "", "no thread can go on"),
+        ("initialize(empty + i * 8, 16)", "initialize(empty + i * 8, 8)", "a copy is on its way"),
+        ("if (row + at < m_rows)", "if (row + at <= m_rows)", "of argument tensor"),
+    ],
+)
+def test_gated(right: str, wrong: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gated, "SOURCE", mistaken(gated.SOURCE, right, wrong, tmp_path))
+    with interpreted(Setting()), pytest.raises(Fault, match=found):
+        check_gated(Scheme.NONE, 30, 256, 640, CPU)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("old = (tile + 1) * TILE < length;", "old = true;"),
+        ("(tile + 1) * TILE < length", "tile * TILE < length"),
+    ],
+)
+def test_decode(right: str, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "SOURCE", mistaken(attention.SOURCE, right, wrong, tmp_path))
+    with pytest.raises(Fault, match="what the previous kernel writes"):
+        decode_ahead(False, False, monkeypatch)
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def test_variants_survive_their_file(tmp_path: Path) -> None:
     variants = Variants(
         prefill=PrefillChoice(cuda=True),
         silu=SiluChoice(fast=True, warps=16),
-        overlap=Overlap(early=4, late=64),
+        overlap=Overlap(ahead=16, late=64),
         rotate_in_attention=True,
         rotate_in_prefill=True,
     )

@@ -1,12 +1,13 @@
-"""Loads, stores and atomics of single threads: global, shared, parameters."""
+"""Loads, stores and atomics of single threads: global, shared, a cluster's shared, parameters."""
 
 from __future__ import annotations
 
 from typing import Any, Protocol
 
 import numpy as np
+from tests.ptx.barriers import Barriers
 from tests.ptx.faults import Fault
-from tests.ptx.memory import SPAN, UNSIGNED, Global, Shared
+from tests.ptx.memory import RANK, SPAN, UNSIGNED, Global, Shared
 from tests.ptx.parse import Instruction
 from tests.ptx.registers import DTYPES, Array, Registers, Source, Threads, parts
 
@@ -17,13 +18,17 @@ class State(Protocol):
     registers: Registers
     memory: Global
     shared: Shared
-    ids: Array  # of threads within the block
+    barriers: Barriers
+    ids: Array  # of threads within the cluster
+    block: Array  # of each thread: its rank in the cluster
     waited: Array  # whether it has passed griddepcontrol.wait
-    early: frozenset[int] | None  # tensors that may be touched before that; None: all
+    early: (
+        dict[int, Array | None] | None
+    )  # tensors that may be touched before that, but for these 16-byte pieces; None: all
 
 
 def space(ins: Instruction) -> str:
-    for name in ("param", "global", "shared", "shared::cta"):
+    for name in ("param", "global", "shared", "shared::cta", "shared::cluster"):
         if name in ins.opcode:
             return name
     raise Fault(f"generic addresses are unknown: {ins.where()}")
@@ -35,18 +40,32 @@ def shape(ins: Instruction) -> tuple[str, int]:
     return ins.opcode[-1], count
 
 
-def shared_index(m: State, address: Source, size: int) -> Source:
-    """Byte index of the running threads' addresses."""
-    return lambda s: m.shared.index(np.broadcast_to(address(s), m.ids[s].shape), size)
+def shared_index(m: State, ins: Instruction, address: Source, size: int) -> Source:
+    """Byte index of the running threads' addresses; only shared::cluster ones may be of another block."""
+
+    def index(s: Threads) -> Array:
+        threads, where = m.ids[s], address(s)
+        where = np.broadcast_to(where, threads.shape)
+        if "shared::cluster" not in ins.opcode and (where >> RANK).any():
+            raise Fault("an address of another block's shared memory is used as one's own")
+        return m.shared.index(m.block[s], where, size)
+
+    return index
 
 
 def global_address(m: State, address: Source) -> Source:
     def checked(s: Threads) -> Array:
         where = np.broadcast_to(address(s), m.ids[s].shape)
         if m.early is not None and not m.waited[s].all():
-            touched = set(np.unique(where[~m.waited[s]] >> SPAN).tolist())
-            if not touched <= m.early:
-                raise Fault(f"argument tensors {sorted(touched - m.early)} are touched before griddepcontrol.wait")
+            soon = where[~m.waited[s]]
+            for owner in np.unique(soon >> SPAN).tolist():
+                if owner not in m.early:
+                    raise Fault(f"argument tensor {owner} is touched before griddepcontrol.wait")
+                fresh, pieces = m.early[owner], (soon[soon >> SPAN == owner] & ((1 << SPAN) - 1)) >> 4
+                if fresh is not None and fresh[pieces].any():
+                    raise Fault(
+                        f"what the previous kernel writes of tensor {owner} is touched before griddepcontrol.wait"
+                    )
         return where
 
     return checked
@@ -70,7 +89,7 @@ def load(m: State, ins: Instruction) -> Any:
     if space(ins) == "global":
         where = global_address(m, address)
         return lambda s: deliver(s, m.memory.load(where(s), width, count))
-    index = shared_index(m, address, width * count)
+    index = shared_index(m, ins, address, width * count)
     return lambda s: deliver(s, m.shared.load(index(s), width, count, m.ids[s]))
 
 
@@ -89,7 +108,7 @@ def store(m: State, ins: Instruction) -> Any:
     if space(ins) == "global":
         where = global_address(m, address)
         return lambda s: m.memory.store(where(s), values(s))
-    index = shared_index(m, address, width * count)
+    index = shared_index(m, ins, address, width * count)
     return lambda s: m.shared.store(index(s), values(s), m.ids[s])
 
 
@@ -112,9 +131,30 @@ def atomic(m: State, ins: Instruction) -> Any:
     return add
 
 
+def map_rank(m: State, ins: Instruction) -> Any:
+    """mapa: the same place in the shared memory of block `rank`."""
+    put = m.registers.target(ins.operands[0], "u32")
+    at, rank = (m.registers.source(operand, "u32") for operand in ins.operands[1:])
+
+    def step(s: Threads) -> None:
+        ranks = rank(s)
+        if np.max(ranks) >= m.shared.blocks:
+            raise Fault(f"the cluster has no block {int(np.max(ranks))}")
+        put(s, (at(s) & np.uint32((1 << RANK) - 1)) | (ranks + np.uint32(1)) << np.uint32(RANK))
+
+    return step
+
+
 def fence(m: State, ins: Instruction) -> Any:
+    if ins.opcode[1] == "mbarrier_init":
+        return lambda s: m.barriers.fence(m.ids[s])
     if ins.opcode[:3] == ("fence", "proxy", "async"):
-        return lambda s: m.shared.fence(m.ids[s], len(m.ids))
+
+        def step(s: Threads) -> None:
+            m.barriers.fence(m.ids[s])
+            m.shared.fence(m.ids[s], len(m.ids))
+
+        return step
     if ins.opcode[:2] == ("fence", "proxy"):
         raise Fault(f"unknown fence {ins.where()}")
     return lambda s: None

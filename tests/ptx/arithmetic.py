@@ -149,7 +149,7 @@ def compare(ins: Instruction, r: Registers) -> Step:
 def move(ins: Instruction, r: Registers) -> Step:
     to, of = ins.operands
     kind = ins.opcode[-1]
-    if ins.opcode[0] == "cvta" and "global" not in ins.opcode:
+    if ins.opcode[0] == "cvta" and not {"global", "param"} & set(ins.opcode):
         raise Fault(f"unknown address space {ins.where()}")
     if of.startswith("{"):
         pieces = parts(of)

@@ -6,29 +6,34 @@ import ctypes
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tests.ptx.compile import ptx_of
+from tests.ptx.copies import BoxMap
 from tests.ptx.machine import Machine
 from tests.ptx.memory import SPAN, Global
 from tests.ptx.parse import parse
 
+from ingot.plugins import tensor_map
 from ingot.plugins.attention import launch as attention
+from ingot.plugins.linear import gated
 from ingot.plugins.linear import launch as linear
 
-WEIGHTS = {"skinny": (2,), "skinny_int4": (2, 3)}  # arguments that no kernel before writes
+# Arguments that the previous kernel does not write, or, of a cache, in part: weights; cache, page table, rows, lengths.
+EARLY = {"skinny": (2,), "skinny_int4": (2, 3), "paged_decode": (2, 3, 4, 5)}
 
 
 @dataclass(slots=True, kw_only=True)
 class Setting:
-    """Of the launches in a test: the order of threads, and what the GPU would say of itself."""
+    """Of the launches in a test: the order of threads, what the GPU would say of itself, and what of a cache the kernel before writes."""
 
     seed: int | None = None
     processors: int = 2
+    fresh: torch.Tensor | None = None  # bool, as large as the cache
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -46,21 +51,40 @@ class PtxKernel:
         assert kernel.name == self.name
         memory = Global()
         values = [argument(arg, memory) for arg in args]
-        early = frozenset(values[i] >> SPAN for i in WEIGHTS.get(self.name, ())) if overlap else None
+        early = {number(values[i]): self.fresh(args[i]) for i in EARLY.get(self.name, ())} if overlap else None
         Machine(
             kernel, values, memory, threads=threads, grid=grid, shared=self.shared, seed=self.setting.seed, early=early
         ).run()
 
+    def fresh(self, arg: Any) -> Any:
+        """Of each of the tensor's 16-byte pieces, whether the kernel before writes it."""
+        fresh = self.setting.fresh
+        if fresh is None or isinstance(arg, BoxMap) or fresh.shape != arg.shape:
+            return None
+        return fresh.flatten()[:: 16 // arg.element_size()].numpy()
 
-def argument(arg: Any, memory: Global) -> int:
+
+def number(value: int | BoxMap) -> int:
+    """Which tensor of the global memory an argument points to."""
+    return (value.address if isinstance(value, BoxMap) else value) >> SPAN
+
+
+def argument(arg: Any, memory: Global) -> int | BoxMap:
     """As a parameter's bits."""
     if arg is None:
         return 0
     if isinstance(arg, torch.Tensor):
         return memory.add(arg)
+    if isinstance(arg, BoxMap):
+        return replace(arg, address=memory.add(arg.matrix()))
     if isinstance(arg, ctypes.c_float):
         return int(struct.unpack("<I", struct.pack("<f", arg.value))[0])
     return int(arg.value) & 0xFFFFFFFFFFFFFFFF
+
+
+def describe(address: int, rows: int, row_bytes: int, box_rows: int) -> BoxMap:
+    """As tensor_map.describe."""
+    return BoxMap(address=address, rows=rows, row_bytes=row_bytes, box_rows=box_rows)
 
 
 @contextmanager
@@ -73,10 +97,12 @@ def interpreted(setting: Setting) -> Iterator[Setting]:
     before = torch.are_deterministic_algorithms_enabled()
     with pytest.MonkeyPatch.context() as patch:
         torch.use_deterministic_algorithms(True)  # torch.empty then gives NaN, which outputs are until they are written
-        for module in (attention, linear):
+        for module in (attention, linear, gated):
             patch.setattr(module, "kernel", kernel)
-        patch.setattr(attention, "capability", lambda: (9, 0))
-        patch.setattr(attention, "num_processors", lambda: setting.processors)
+        patch.setattr(tensor_map, "describe", describe)
+        for module in (attention, gated):
+            patch.setattr(module, "capability", lambda: (9, 0))
+            patch.setattr(module, "num_processors", lambda: setting.processors)
         try:
             yield setting
         finally:

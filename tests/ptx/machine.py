@@ -1,4 +1,4 @@
-"""Runs a kernel's blocks one after another: who runs next, who waits for what, and what a deadlock looks like.
+"""Runs a kernel's clusters one after another: who runs next, who waits for what, and what a deadlock looks like.
 
 Threads that stand at the same instruction run it together; each has its own place in the code. `.aligned` and `.sync` instructions
 run once all their threads have come.
@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 from tests.ptx import access, arithmetic, copies, meetings, warps
 from tests.ptx.barriers import Barriers
-from tests.ptx.copies import Copies
+from tests.ptx.copies import Arrivals, Box, Boxes, BoxMap, Copies
 from tests.ptx.faults import Fault
 from tests.ptx.memory import SHARED_BASE, Global, Shared
 from tests.ptx.parse import Instruction, Kernel
 from tests.ptx.registers import Array, Registers, Threads
 from tests.ptx.wgmma import Wgmma
 
-NOTHING_TO_DO = {"griddepcontrol.launch_dependents", "membar", "wgmma.fence"}
+PARAMS = 0x7 << 56  # where tensor maps' addresses begin
+NOTHING_TO_DO = {"griddepcontrol.launch_dependents", "createpolicy", "prefetch", "membar", "wgmma.fence"}
 PLAIN, BRANCH, RETURN, MEETING, WAITING = range(5)
 ASKEW = 48  # the dynamic array is promised to be aligned to 16 bytes, and no better
 STUCK = 4  # rounds in which every wait gave up and nothing came of it
@@ -27,71 +28,87 @@ STUCK = 4  # rounds in which every wait gave up and nothing came of it
 
 class Machine:
     def __init__(
-        self, kernel: Kernel, arguments: list[int], memory: Global, *, threads: int, grid: tuple[int, int, int], shared: int,
-        seed: int | None = None, early: frozenset[int] | None = None,
+        self, kernel: Kernel, arguments: list[int | BoxMap], memory: Global, *, threads: int, grid: tuple[int, int, int], shared: int,
+        seed: int | None = None, early: dict[int, Array | None] | None = None,
     ) -> None:  # fmt: skip
         """`seed`: of a random order; None: the lowest place in the code first, copies as late as can be."""
         self.kernel, self.memory, self.grid, self.early = kernel, memory, grid, early
         self.random = None if seed is None else np.random.default_rng(seed)
-        self.threads, self.ids = threads, np.arange(threads)
-        self.warp, self.warpgroup = self.ids // 32, self.ids // 128
+        count = threads * kernel.cluster
+        self.threads, self.ids = threads, np.arange(count)
+        self.block, self.local = self.ids // threads, self.ids % threads
+        self.warp = self.ids // 32
+        self.warpgroup = self.block * -(-threads // 128) + self.local // 128
+        self.maps: dict[int, BoxMap] = {}
         symbols = {name: SHARED_BASE + offset for name, offset in kernel.shared.items()}
         symbols[kernel.dynamic] = dynamic = SHARED_BASE + -(-kernel.static_bytes // 16) * 16 + ASKEW
-        symbols.update(zip(kernel.params, arguments, strict=True))
+        for i, (name, value) in enumerate(zip(kernel.params, arguments, strict=True)):
+            if isinstance(value, BoxMap):
+                self.maps[PARAMS + i] = value
+            symbols[name] = PARAMS + i if isinstance(value, BoxMap) else value
         self.shared_bytes = dynamic + shared - SHARED_BASE
-        self.registers = Registers(kernel.registers, threads, symbols)
+        self.registers = Registers(kernel.registers, count, symbols)
         self.steps: list[Callable[[Threads], Any] | None] = [None] * len(kernel.code)
         self.fenced: set[int] = set()  # products whose wgmma.fence was found
         self.kinds = [kind_of(ins) for ins in kernel.code]
         self.begin(0)
 
-    def begin(self, block: int) -> None:
-        """A fresh block."""
-        self.shared = Shared(self.shared_bytes, self.threads)
-        self.races = self.shared.races
+    def begin(self, cluster: int) -> None:
+        """A fresh cluster."""
+        size, count = self.kernel.cluster, len(self.ids)
+        self.shared = Shared(size, self.shared_bytes, count)
+        self.races, self.left = self.shared.races, np.zeros(size, int)
         self.barriers = Barriers(self.races)
         self.copies = Copies(self.memory, self.shared, self.barriers)
+        self.boxes = Boxes(self.memory, self.shared, self.barriers)
         self.wgmma = Wgmma(self.registers, self.shared)
         self.registers.forget()
-        self.waited = np.zeros(self.threads, bool)
+        self.waited = np.zeros(count, bool)
         self.wanted: dict[int, int] = {}  # registers a thread, by warpgroup, since its setmaxnreg
         self.ready: dict[int, Array] = {0: self.ids}
-        self.parked: dict[int, Array] = {}  # at mbarriers, which are tried again
+        self.parked: dict[int, Array] = {}  # at waits, which are tried again
         self.meeting: dict[int, Array] = {}  # at instructions that not all their threads have reached
-        self.named: dict[int, meetings.NamedBarrier] = {}
+        self.named: dict[tuple[int, int], meetings.NamedBarrier] = {}  # by block and name
+        self.cluster = meetings.ClusterBarrier(count)
+        rank = cluster * size + self.block
         x, y, _ = self.grid
         self.registers.special.update({
-            "%tid.x": self.ids, "%tid.y": 0 * self.ids, "%tid.z": 0 * self.ids, "%ntid.x": 0 * self.ids + self.threads,
-            **{f"%ctaid.{axis}": 0 * self.ids + at for axis, at in zip("xyz", (block % x, block // x % y, block // (x * y)), strict=True)},
+            "%tid.x": self.local, "%tid.y": 0 * self.ids, "%tid.z": 0 * self.ids, "%ntid.x": 0 * self.ids + self.threads,
+            "%ctaid.x": rank % x, "%ctaid.y": rank // x % y, "%ctaid.z": rank // (x * y), "%laneid": self.local % 32,
+            "%cluster_ctarank": self.block, "%cluster_ctaid.x": self.block, "%clusterid.x": rank % x // size,
+            "%cluster_nctarank": 0 * self.ids + size, "%cluster_nctaid.x": 0 * self.ids + size,
             **{f"%nctaid.{axis}": 0 * self.ids + extent for axis, extent in zip("xyz", self.grid, strict=True)},
-            "%laneid": self.ids % 32,
         })  # fmt: skip
 
     def run(self) -> None:
+        size = self.kernel.cluster
+        if self.grid[0] % size:
+            raise Fault(f"a grid of {self.grid} is not made of clusters of {size}")
         with np.errstate(all="ignore"):
-            for block in range(int(np.prod(self.grid))):
-                self.begin(block)
-                self.run_block()
+            for cluster in range(int(np.prod(self.grid)) // size):
+                self.begin(cluster)
+                self.run_cluster()
 
-    def run_block(self) -> None:
+    def run_cluster(self) -> None:
         seen, rounds = -1, 0
         while self.ready or self.parked or self.meeting or self.held:
-            if self.random is not None and self.copies.arrivals and self.random.random() < 0.05:
+            if self.random is not None and self.under_way and self.random.random() < 0.05:
                 self.land_one()
             if self.ready:
                 self.turn()
             elif self.parked and self.barriers.events != seen:
                 seen, rounds = self.barriers.events, 0
                 self.wake()
-            elif self.copies.arrivals:
+            elif self.under_way:
                 self.land_one()
             elif self.parked and rounds < STUCK:
                 rounds += 1
                 self.give_up()
             else:
                 raise Fault(self.deadlock())
-        if self.copies.arrivals:
-            raise Fault(f"{len(self.copies.arrivals)} copies were still under way when the block ended")
+        if self.under_way:
+            raise Fault(f"{len(self.under_way)} copies were still under way when their block ended")
+        self.barriers.end()
 
     def wake(self) -> None:
         parked, self.parked = self.parked, {}
@@ -102,17 +119,26 @@ class Machine:
         """Every try_wait comes to its time limit."""
         parked, self.parked = self.parked, {}
         for at, threads in parked.items():
-            self.registers.row(self.kernel.code[at].operands[0])[threads] = False
-            self.put(at + 1, threads)
+            ins = self.kernel.code[at]
+            if ins.opcode[0] == "mbarrier":
+                self.registers.row(ins.operands[0])[threads] = False
+            self.put(at + (ins.opcode[0] == "mbarrier"), threads)
 
     @property
     def held(self) -> dict[int, Array]:
         """By instruction: who waits at a named barrier."""
         return {at: threads for barrier in self.named.values() for at, threads in barrier.waiting}
 
+    @property
+    def under_way(self) -> list[Box | Arrivals]:
+        return [*self.boxes.under_way, *self.copies.arrivals]
+
     def land_one(self) -> None:
-        arrivals = self.copies.arrivals
-        self.copies.complete(arrivals[0 if self.random is None else int(self.random.integers(len(arrivals)))])
+        which = self.under_way[0 if self.random is None else int(self.random.integers(len(self.under_way)))]
+        if isinstance(which, Arrivals):
+            self.copies.complete(which)
+        else:
+            self.boxes.land(which)
 
     def put(self, at: int, threads: Array) -> None:
         if len(threads):
@@ -177,6 +203,7 @@ class Machine:
     def leave(self, at: int, ins: Instruction, threads: Array) -> None:
         gone = self.guard(ins, threads)
         self.put(at + 1, threads[~gone])
+        meetings.leave(self, threads[gone])
 
     def compile(self, at: int) -> Callable[[Threads], Any]:
         ins = self.kernel.code[at]
@@ -224,7 +251,7 @@ class Machine:
 
 
 ACCESSES: Mapping[str, Callable[..., Callable[[Threads], Any]]] = {
-    "ld": access.load, "st": access.store, "atom": access.atomic, "fence": access.fence,
+    "ld": access.load, "st": access.store, "atom": access.atomic, "mapa": access.map_rank, "fence": access.fence,
 }  # fmt: skip
 COLLECTIVES: Mapping[str, Callable[..., Callable[[Threads], Any]]] = {
     "shfl": warps.shuffle, "vote": warps.vote, "movmatrix": warps.transpose, "mma": warps.multiply,

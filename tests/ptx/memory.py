@@ -1,4 +1,4 @@
-"""Global memory: tensors at made-up addresses. Shared memory of a block, with what was written and by whom.
+"""Global memory: tensors at made-up addresses. Shared memory of a cluster's blocks, with what was written and by whom.
 
 Knows addresses, bounds, alignment and the proxies' fences, and no instruction.
 """
@@ -17,6 +17,7 @@ Array = NDArray[Any]
 UNSIGNED: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 SPAN = 32  # bits of an address within a tensor
 SHARED_BASE = 1024  # what the driver keeps of a block's shared memory for itself, on sm_90
+RANK = 24  # bits of an address within one block's shared memory; above: the block's rank + 1
 NOBODY = 0
 NEVER, PROMISED = 0, 1
 
@@ -69,26 +70,41 @@ class Global:
         for lanes, memory, index in self.words(address, width, count):
             memory[index[:, None] + np.arange(count)] = values[lanes]
 
+    def bytes_of(self, address: int) -> Array:
+        """From `address` to its tensor's end."""
+        return self._tensors[(address >> SPAN) - 1][address & ((1 << SPAN) - 1) :]
+
 
 class Shared:
-    """Addresses, which are byte indices too, begin at SHARED_BASE."""
+    """Addresses within a block begin at SHARED_BASE; an index counts bytes over all blocks of the cluster."""
 
-    def __init__(self, size: int, threads: int) -> None:
+    def __init__(self, blocks: int, size: int, threads: int) -> None:
+        self.size = -(-(SHARED_BASE + size) // 1024) * 1024
         self.limit = SHARED_BASE + size
-        whole = -(-self.limit // 16) * 16
-        self.data = np.full(whole, 0xFF, np.uint8)  # NaN in every format
-        self.known = np.full(whole, NEVER, np.uint8)  # 0xff: holds what somebody wrote
-        self.writer = np.zeros(whole // 4, np.int32)  # of a word: thread + 1, by the generic proxy, not fenced yet
-        self.races = Races(threads, whole // 4)
+        self.data = np.full(blocks * self.size, 0xFF, np.uint8)  # NaN in every format
+        self.known = np.full(blocks * self.size, NEVER, np.uint8)  # 0xff: holds what somebody wrote
+        self.writer = np.zeros(
+            blocks * self.size // 4, np.int32
+        )  # of a word: thread + 1, by the generic proxy, not fenced yet
+        self.blocks = blocks
+        self.gone = np.zeros(blocks, bool)  # whose threads have all ended
+        self.races = Races(threads, blocks * self.size // 4)
 
-    def index(self, address: Array, size: int) -> Array:
-        """Of addresses of `size` bytes each."""
-        if (address & (size - 1)).any():
-            wrong = int(address[np.argmax(address & (size - 1))])
-            raise Fault(f"shared address {wrong:#x} is not aligned to {size} bytes")
-        if address.min() < SHARED_BASE or address.max() + size > self.limit:
-            raise Fault(f"shared address {int(address.max()):#x} is outside {SHARED_BASE:#x} to {self.limit:#x}")
-        return address
+    def index(self, block: Array | int, address: Array, size: int) -> Array:
+        """Of shared::cta or shared::cluster addresses that threads of `block` use."""
+        rank = address >> RANK
+        where = address & ((1 << RANK) - 1)
+        if rank.any():
+            block = np.where(rank > 0, rank - 1, block)
+            if (block >= self.blocks).any():
+                raise Fault(f"shared address {int(address[np.argmax(block)]):#x} is of no block of the cluster")
+            if self.gone[block].any():
+                raise Fault("the shared memory of a block is used that has ended")
+        if (where & (size - 1)).any():
+            raise Fault(f"shared address {int(where[np.argmax(where & (size - 1))]):#x} is not aligned to {size} bytes")
+        if where.min() < SHARED_BASE or where.max() + size > self.limit:
+            raise Fault(f"shared address {int(where.max()):#x} is outside {SHARED_BASE:#x} to {self.limit:#x}")
+        return block * self.size + where
 
     def load(self, index: Array, width: int, count: int, threads: Array) -> Array:
         words = (index // width)[:, None] + np.arange(count)
@@ -96,7 +112,9 @@ class Shared:
         known = self.known.view(UNSIGNED[width])[words] == np.iinfo(UNSIGNED[width]).max
         if not known.all():
             lane = int(np.argmin(known.all(axis=1)))
-            raise Fault(f"shared byte {int(index[lane]):#x} is read, which nobody wrote or a copy is on its way to")
+            raise Fault(
+                f"shared byte {int(index[lane]) % self.size:#x} is read, which nobody wrote or a copy is on its way to"
+            )
         found: Array = self.data.view(UNSIGNED[width])[words]
         return found
 
@@ -112,12 +130,12 @@ class Shared:
     def promise(self, index: Array, threads: Array) -> None:
         """`threads` begin copies to these 16-byte pieces: until they land they hold neither old nor new."""
         pieces = index // 16
-        self.races.may_write(threads, words_of(pieces).reshape(-1, 4))
+        self.races.may_write(threads, words_of(pieces)[None] if len(threads) == 1 else words_of(pieces).reshape(-1, 4))
         self.data.reshape(-1, 16)[pieces] = 0xFF
         self.known.reshape(-1, 16)[pieces] = PROMISED
 
     def fence(self, threads: Array, num_threads: int) -> None:
-        """What `threads` wrote may be read by the async proxy (wgmma), and what they have seen written by their own."""
+        """What `threads` wrote may be read by the async proxy (wgmma, TMA), and what they have seen written by their own."""
         self.races.fence(threads)
         fenced = np.zeros(num_threads + 1, bool)
         fenced[threads + 1] = True
@@ -131,7 +149,7 @@ class Shared:
         promised = (self.known.reshape(-1, 16)[pieces] == PROMISED).any(axis=-1)
         if promised.any():
             raise Fault(
-                f"an operand's shared byte {int(pieces[promised][0]) * 16:#x} is read, which a copy is on its way to"
+                f"an operand's shared byte {int(pieces[promised][0]) * 16 % self.size:#x} is read, which a copy is on its way to"
             )
         open_words = words_of(pieces)[self.writer[words_of(pieces)] != NOBODY]
         if len(open_words) and not self.races.fenced(reader, open_words):

@@ -29,13 +29,14 @@ class Kernel:
     shared: dict[str, int] = field(default_factory=dict)
     static_bytes: int = 0
     dynamic: str = ""  # the name of the dynamic shared array
+    cluster: int = 1
     code: list[Instruction] = field(default_factory=list)
     labels: dict[str, int] = field(default_factory=dict)
 
 
 SHARED = re.compile(r"\.shared \.align (\d+) \.\w(\d+) (\w+)(?:\[(\d*)\])?;")
 REGISTERS = re.compile(r"\.reg \.(\w+)\s+(%\w+?)<(\d+)>")
-SCOPED = re.compile(r"\.reg \.pred (\w+)$")
+SCOPED = re.compile(r"\.reg \.(\w+) ([\w, ]+)$")
 GUARDED = re.compile(r"@(!?)(\S+)\s+(.*)", re.DOTALL)
 LOCATION = re.compile(r"\.loc\s+\d+ (\d+)|inlined_at \d+ (\d+)")
 
@@ -66,9 +67,10 @@ def parse(text: str) -> Kernel:
             if not pending.endswith(";"):
                 continue
             for statement in filter(None, (part.strip() for part in pending.split(";"))):
-                if name := SCOPED.match(statement):
-                    scoped[name[1]] = f"%scoped{len(kernel.registers)}_0"
-                    kernel.registers[f"%scoped{len(kernel.registers)}_"] = ("pred", 1)
+                if declared := SCOPED.match(statement):
+                    for name in declared[2].replace(" ", "").split(","):
+                        scoped[name] = f"%scoped{len(kernel.registers)}_0"
+                        kernel.registers[f"%scoped{len(kernel.registers)}_"] = (declared[1], 1)
                 else:
                     kernel.code.append(instruction(statement, lines, scoped))
             pending = ""
@@ -91,6 +93,9 @@ def outside_code(kernel: Kernel, line: str) -> bool:
     if found := re.match(r"\.param .*?(\w+)(\[\d+\])?,?$", line):
         kernel.params.append(found[1])
         return True
+    if found := re.match(r"\.reqnctapercluster (\d+)(?:, 1)*$", line):
+        kernel.cluster = int(found[1])
+        return True
     return line in ")(" or (line.startswith(".") and not line.startswith((".loc", ".reg"))) or line.endswith('"')
 
 
@@ -99,7 +104,7 @@ def instruction(statement: str, lines: tuple[int, ...], scoped: dict[str, str]) 
     if found := GUARDED.match(statement):
         negated, guard, body = found[1] == "!", found[2], found[3]
     opcode, _, rest = body.partition(" ") if " " in body else body.partition("\t")
-    operands = tuple(scoped.get(operand, operand) for operand in split(rest.strip()))
+    operands = tuple(split(re.sub(r"(?<![%\w])[A-Za-z_]\w*", lambda name: scoped.get(name[0], name[0]), rest.strip())))
     return Instruction(
         opcode=tuple(opcode.strip().split(".")),
         operands=operands,

@@ -1,4 +1,4 @@
-"""Which accesses to shared memory no barrier puts in order: vector clocks over a block's threads (FastTrack, Flanagan and Freund,
+"""Which accesses to shared memory no barrier puts in order: vector clocks over a cluster's threads (FastTrack, Flanagan and Freund,
 PLDI 2009), with the last writer and the last reader of every word.
 
 Knows threads, words and clocks. A clock says, for each thread, up to which of its epochs everything has been seen; who releases
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tests.ptx.faults import Fault
 
 Array = NDArray[Any]
+WARP = 32
 
 
 class Races:
@@ -74,11 +75,13 @@ class Races:
         self._writer[words], self._written[words] = threads[:, None], epochs[:, None]
 
     def read_with(self, clock: Array, reader: int, words: Array) -> None:
-        """By an operation that was issued when its thread's clock was `clock`, and that `reader` has waited for."""
+        """By an operation of a whole warp that was issued when its threads' clock was `clock`, and that the warp of `reader`, its first
+        thread, has waited for: each of them knows."""
         self._ordered(
             clock[self._writer[words]], self._written[words], "uses", "wrote", self._writer[words], np.array([reader])
         )
         self._reader[words], self._read[words] = reader, self._epoch[reader]
+        self.seen[reader : reader + WARP, reader] = self._epoch[reader]
 
     def _ordered(self, seen: Array, needed: Array, does: str, did: str, who: Array, threads: Array) -> None:
         late = seen < needed
@@ -86,6 +89,21 @@ class Races:
             place = np.unravel_index(int(np.argmax(late)), late.shape)
             thread = int(threads[place[0]]) if len(threads) > 1 else int(threads[0])
             raise Fault(f"thread {thread} {does} what thread {int(who[place])} {did}, and no barrier lies between")
+
+    def touch(self, threads: Array, words: Array) -> None:
+        """Use of what is in another block's memory, which must live until then."""
+        self._reader[words], self._read[words] = threads[:, None], self._epoch[threads][:, None]
+
+    def end(self, own: slice, words: slice) -> None:
+        """A block of the threads `own` ends: what other threads read and wrote of its `words`, one of its own must know of."""
+        known = self.seen[own].max(axis=0)
+        for who, when in ((self._reader[words], self._read[words]), (self._writer[words], self._written[words])):
+            foreign = (when > 0) & ((who < own.start) | (who >= own.stop))
+            if not foreign.any() or (known[who[foreign]] >= when[foreign]).all():
+                continue
+            raise Fault(
+                f"threads {own.start}-{own.stop - 1} end, and no barrier lies between what other blocks do in their memory"
+            )
 
     def begin(self, threads: Array) -> None:
         """A new epoch of each."""

@@ -19,7 +19,7 @@ from tests.ptx.registers import Array, Registers, parts
 
 LANE = np.arange(32)
 TOKEN, CHAINS = 0x7F800000, (1 << 14) - 1  # 22 bits below the quiet one: 14 of the chain, 8 of the register
-KINDS = ("bf16", "f16")
+INPUTS = {("16", "bf16"): 2, ("16", "f16"): 2, ("32", "e4m3"): 1}  # bytes of an element
 
 
 @dataclass(slots=True)
@@ -39,6 +39,7 @@ class Product:
     b: int
     across: bool  # B lies N-major
     add: bool
+    block: int
     chains: dict[int, Chain]  # by warp of the warpgroup
     clock: Array  # what its threads had seen at the issue
 
@@ -82,13 +83,13 @@ def operand(shared: Shared, product: Product, descriptor: int, rows: int, across
         )
     address = n_major(start, leading, stride, rows) if across else k_major(start, stride, rows)
     address ^= (address >> 7 & 7) << 4
-    found = shared.operand(shared.index(address, 16), product.clock, reader)
+    found = shared.operand(shared.index(product.block, address, 16), product.clock, reader)
     found = formats.widen(found.reshape(len(address), -1), product.kind)
     return np.ascontiguousarray(found.T) if across else found
 
 
 class Wgmma:
-    """Of all warps of a block, four to a group."""
+    """Of all warps of a cluster. Warps are numbered over the cluster, four to a group."""
 
     def __init__(self, registers: Registers, shared: Shared) -> None:
         self._registers, self._shared = registers, shared
@@ -96,24 +97,30 @@ class Wgmma:
         self._chains: dict[int, Chain] = {}
         self._count = 0
 
-    def issue(self, ins: Instruction, threads: Array) -> None:
+    def issue(self, ins: Instruction, threads: Array, block: int) -> None:
         """For one warpgroup's 128 threads."""
-        shape, types = re.fullmatch(r"m64n(\d+)k16", ins.opcode[4]), ins.opcode[5:]
-        if not shape or types not in {("f32", kind, kind) for kind in KINDS}:
+        shape = re.fullmatch(r"m64n(\d+)k(\d+)", ins.opcode[4])
+        if (
+            not shape
+            or ins.opcode[5] != "f32"
+            or ins.opcode[6] != ins.opcode[7]
+            or (shape[2], ins.opcode[6]) not in INPUTS
+        ):
             raise Fault(f"unknown product {ins.where()}")
         n, kind = int(shape[1]), ins.opcode[6]
         from_registers = ins.operands[1].startswith("{")
-        scales, transposed = ins.operands[4:6], ins.operands[6:]
-        if scales != ("1", "1") or transposed not in ({("0",), ("1",)} if from_registers else {("0", "0")}):
+        scales = ins.operands[4:6]
+        transposed = ins.operands[6:]
+        if (
+            scales != ("1", "1")
+            or transposed not in {(), ("0", "0"), ("0",), ("1",)}
+            or (from_registers and len(transposed) > 1)
+        ):
             raise Fault(f"unknown operands {ins.where()}")
-        a = (
-            self.fragment(ins.operands[1], threads, kind)
-            if from_registers
-            else self.same(ins.operands[1], threads, "b64")
-        )
+        a = self.fragment(ins, threads, kind) if from_registers else self.same(ins.operands[1], threads, "b64")
         product = Product(
             kind=kind, n=n, a=a, b=self.same(ins.operands[2], threads, "b64"), across=transposed == ("1",),
-            add=bool(self.same(ins.operands[3], threads, "pred")), chains={}, clock=self._shared.races.seen[threads].min(axis=0),
+            add=bool(self.same(ins.operands[3], threads, "pred")), block=block, chains={}, clock=self._shared.races.seen[threads].min(axis=0),
         )  # fmt: skip
         names = parts(ins.operands[0])
         for i, warp in enumerate(threads[::32] // 32):
@@ -127,9 +134,11 @@ class Wgmma:
             raise Fault(f"threads of a warpgroup give different {operand}")
         return int(values[0])
 
-    def fragment(self, operand: str, threads: Array, kind: str) -> Array:
+    def fragment(self, ins: Instruction, threads: Array, kind: str) -> Array:
         """A from registers: rows g, g + 8 and columns 2 c, 2 c + 8 as in m16n8k16."""
-        words = np.stack([self._registers.source(part, "b32")(threads) for part in parts(operand)], axis=-1)
+        if kind == "e4m3":
+            raise Fault(f"unknown operands {ins.where()}")
+        words = np.stack([self._registers.source(part, "b32")(threads) for part in parts(ins.operands[1])], axis=-1)
         lanes = words.reshape(4, 8, 4, 2, 2)  # warp, g, c, half of K, half of rows
         raw = np.ascontiguousarray(lanes.transpose(0, 4, 1, 3, 2)).view(np.uint8).reshape(4, 16, 32)
         return formats.widen(raw, kind)
@@ -174,7 +183,8 @@ class Wgmma:
             self.multiply(product, members)
 
     def multiply(self, product: Product, warps: list[int]) -> None:
-        reader = 32 * warps[0]
+        # Warps of a warpgroup are numbered from its first, which need not be a multiple of four in the cluster.
+        first, reader = min(product.chains), 32 * warps[0]
         b = operand(self._shared, product, product.b, product.n, product.across, reader)
         if isinstance(product.a, int):
             whole = operand(self._shared, product, product.a, 64, False, reader).reshape(4, 16, -1)
@@ -183,7 +193,7 @@ class Wgmma:
         done = []
         for warp in warps:
             chain = product.chains[warp]
-            found = whole[warp % 4] @ b.T
+            found = whole[warp - first] @ b.T
             chain.sums = chain.sums + found if product.add else found
             chain.left -= 1
             if chain.left == 0:

@@ -1,0 +1,65 @@
+"""Whether, and from how many rows on, the product of gate and up had better end with SiLU (gated.cu), on the GPU at hand. Part of a build."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ingot.network.weights import Weight
+from ingot.plugins.linear.gated import fits_gated, gated
+from ingot.plugins.linear.launch import Library, run_linear
+from ingot.plugins.linear.reference import dequantize
+from ingot.plugins.quantize.launch import MODES, Quantized, quantize_rows
+from ingot.plugins.silu_mul.launch import SiluChoice, silu_mul
+from ingot.plugins.silu_mul.reference import silu_mul as true_silu_mul
+from ingot.plugins.trial import Trial, decide
+
+SIZES = (512, 1024, 2048, 4096)  # rows that are tried, besides those of a step full of prompts
+
+
+def gated_from(
+    weight: Weight[Tensor], reader: Weight[Tensor], silu: SiluChoice, dtype: torch.dtype, tokens: int
+) -> int:
+    """Rows from which the product of gate and up had better end with SiLU; 0 where it had not."""
+    found = 0
+    if fits_gated(weight, dtype):
+        for rows in sorted({tokens, *(size for size in SIZES if size < tokens)}, reverse=True):
+            if not decide(gated_trial(weight, reader, silu, dtype, rows)).best:
+                break
+            found = rows
+    return found
+
+
+def gated_trial(
+    weight: Weight[Tensor], reader: Weight[Tensor], silu: SiluChoice, dtype: torch.dtype, rows: int, *, check_rows: int = 300
+) -> Trial[object]:  # fmt: skip
+    """Ways: whether the product of gate and up ends with SiLU; with the rounding for `reader`, the linear that comes next."""
+    k = weight.data.shape[1]
+
+    def rounded(num_rows: int) -> Tensor | Quantized:
+        x = torch.randn(num_rows, k, device=weight.data.device).to(dtype)
+        return quantize_rows(x, weight) if weight.scheme in MODES else x
+
+    def run(x: Tensor | Quantized, within: object) -> Tensor | Quantized:
+        if not within:
+            return silu_mul(run_linear(x, weight, Library(), out_dtype=dtype), reader, silu)
+        out = gated(x, weight)
+        return quantize_rows(out, reader) if reader.scheme in MODES or reader.pre_scale is not None else out
+
+    small, large = rounded(check_rows), rounded(rows)
+    inputs = small.values.float() * small.scales.unsqueeze(1) if isinstance(small, Quantized) else small.float()
+    truth = true_silu_mul(inputs @ dequantize(weight).T)
+    if reader.pre_scale is not None:
+        truth = truth * reader.pre_scale
+
+    def check(within: object) -> Tensor:
+        out = run(small, within)
+        return out.values.float() * out.scales.unsqueeze(1) if isinstance(out, Quantized) else out.float()
+
+    return Trial(
+        name=f"SiLU within the product, {rows} rows",
+        ways=[False, True],
+        check=check,
+        truth=truth,
+        run=lambda within: run(large, within),
+    )
