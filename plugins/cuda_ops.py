@@ -19,8 +19,17 @@ from ingot.network.config import ModelConfig
 from ingot.network.ops import Batch
 from ingot.network.rope import inverse_frequencies
 from ingot.network.weights import Scheme, Weight
-from ingot.plugins.attention.launch import Paged, Rotation, Tiles, Workspace, rotate_and_decode, rotates_within
-from ingot.plugins.attention.step import CudaBatch, attend
+from ingot.plugins.attention.launch import (
+    Paged,
+    Rotation,
+    Tiles,
+    Workspace,
+    fits_cuda_prefill,
+    rotate_and_decode,
+    rotate_and_prefill,
+    rotates_within,
+)
+from ingot.plugins.attention.step import CudaBatch, attend, attend_decodes
 from ingot.plugins.attention.tiles import plan_tiles, prefill_rows
 from ingot.plugins.linear.gated import fits_gated, gated, well_filled
 from ingot.plugins.linear.launch import Choice, Choices, Library, run_linear
@@ -48,9 +57,10 @@ class Activated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unrotated:
-    """The qkv product of a decode step, which attention rotates itself."""
+    """The qkv product of a step, which attention rotates itself: all of it, or the queries of prompts."""
 
     qkv: Tensor
+    decoding: Tensor | None = None  # (num_decodes, H, D) queries, rotated; keys and values are then in the cache
 
 
 class CudaOps:
@@ -113,17 +123,25 @@ class CudaOps:
     def rope(self, layer: int, qkv: Tensor, batch: Batch[Tensor]) -> tuple[Tensor | Unrotated, Tensor, Tensor]:
         if self._variants.rotate_in_attention and self._rotates_itself(batch):
             return Unrotated(qkv=qkv), qkv, qkv
-        config = self._config
+        config, rotated = self._config, self._rotated(batch)
         q = rope_and_write(
             qkv, batch.positions, batch.slots, self._table, self.caches[layer], num_heads=config.num_heads,
             norms=self._head_norms(layer), eps=config.rms_norm_eps, kv_scales=self._kv_scales[layer],
+            rotated=rotated,
         )  # fmt: skip
-        return q, qkv, qkv  # k and v are in the cache already
+        return q if rotated is None else Unrotated(qkv=qkv, decoding=q), qkv, qkv  # k and v are in the cache already
 
     def _rotates_itself(self, batch: Batch[Tensor]) -> bool:
         if not isinstance(batch, CudaBatch) or not batch.all_rows or batch.tiles is not None:
             return False
         return rotates_within(self._config.head_dim, self._dtype, batch.decode_choice)
+
+    def _rotated(self, batch: Batch[Tensor]) -> int | None:
+        """Of how many tokens queries are rotated before attention: None: of all."""
+        wanted = self._variants.rotate_in_prefill and self._variants.prefill is not None and self._variants.prefill.cuda
+        if not wanted or not isinstance(batch, CudaBatch) or batch.tiles is None:
+            return None
+        return batch.num_decodes if fits_cuda_prefill(self._config.num_heads, self._dtype, self.caches[0]) else None
 
     def _head_norms(self, layer: int) -> tuple[Tensor, Tensor] | None:
         if not self._config.qk_norm:
@@ -137,15 +155,23 @@ class CudaOps:
             window=self._config.windows[layer], kv_scales=self._kv_scales[layer],
         )  # fmt: skip
         if isinstance(q, Unrotated):
-            assert step.decode_choice is not None
-            config = self._config
-            out = torch.empty(len(q.qkv), config.num_heads, config.head_dim, dtype=self._dtype, device=q.qkv.device)
-            rotation = Rotation(table=self._table, norms=self._head_norms(layer), eps=config.rms_norm_eps)
-            rotate_and_decode(q.qkv, rotation, paged, out, self._work, step.decode_choice)
-            return out.flatten(1)
+            rotation = Rotation(table=self._table, norms=self._head_norms(layer), eps=self._config.rms_norm_eps)
+            return self._rotate_and_attend(q, rotation, paged, step).flatten(1)
         out = torch.empty_like(q)
         attend(q, paged, step, out, self._work, self._variants.prefill)
         return out.flatten(1)
+
+    def _rotate_and_attend(self, q: Unrotated, rotation: Rotation, paged: Paged, step: CudaBatch) -> Tensor:
+        config = self._config
+        out = torch.empty(len(q.qkv), config.num_heads, config.head_dim, dtype=self._dtype, device=q.qkv.device)
+        if q.decoding is None:
+            assert step.decode_choice is not None
+            rotate_and_decode(q.qkv, rotation, paged, out, self._work, step.decode_choice)
+        else:
+            assert step.tiles is not None
+            attend_decodes(q.decoding, paged, step, out, self._work)
+            rotate_and_prefill(q.qkv, rotation, paged, step.query_starts, step.tiles, out)
+        return out
 
     def silu_mul(self, gate_up: Tensor | Activated) -> Gated | Activated:
         return gate_up if isinstance(gate_up, Activated) else Gated(gate_up=gate_up)

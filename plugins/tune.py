@@ -29,6 +29,7 @@ from ingot.plugins.attention.launch import (
     fits_cuda_prefill,
     prefill,
     rotate_and_decode,
+    rotate_and_prefill,
 )
 from ingot.plugins.attention.reference import attend
 from ingot.plugins.attention.step import CudaBatch
@@ -63,6 +64,7 @@ def tune_engine(
     activation = decide(silu_trial(config, weights["layers.0.down"], dtype, tokens)).best
     assert isinstance(attention, PrefillChoice)
     assert isinstance(activation, SiluChoice)
+    leaves = attention.cuda and decide(prompt_rotation_trial(config, dtype, kv_dtype, page, tokens)).best is True
     activates = gated_from(weights["layers.0.gate_up"], weights["layers.0.down"], activation, dtype, tokens)
     rotates = [False]
     if config.head_dim == 128 and dtype == torch.bfloat16:
@@ -74,8 +76,9 @@ def tune_engine(
     assert isinstance(more, Variants)
     overlap = joined(few.overlap, more.overlap)
     variants = replace(
-        few, prefill=attention, silu=activation, gated_rows=activates, overlap=overlap, mixed_tokens=MIXED_TOKENS
-    )
+        few, prefill=attention, silu=activation, gated_rows=activates, overlap=overlap, mixed_tokens=MIXED_TOKENS,
+        rotate_in_prefill=leaves,
+    )  # fmt: skip
     return replace(choices, variants=variants)
 
 
@@ -89,10 +92,15 @@ def prefill_trial(
     config: ModelConfig, dtype: torch.dtype, kv_dtype: torch.dtype, page: int, tokens: int
 ) -> Trial[object]:
     small = PrefillCase(config, dtype, kv_dtype, page, [40, 1, 7, 130, 33], [40, 60, 90, 131, 700])
-    length = min(2048, max(tokens, 1), config.max_position)
-    count = max(tokens // length, 1)
-    large = PrefillCase(config, dtype, kv_dtype, page, [length] * count, [length] * count)
+    prompts = full_step(config, tokens)
+    large = PrefillCase(config, dtype, kv_dtype, page, prompts, prompts)
     return Trial(name="prefill", ways=prefill_ways(small), check=small.run, truth=small.truth(), run=large.run)
+
+
+def full_step(config: ModelConfig, tokens: int) -> list[int]:
+    """Lengths of prompts of 2048 tokens, as many as a step of `tokens` takes."""
+    length = min(2048, max(tokens, 1), config.max_position)
+    return [length] * max(tokens // length, 1)
 
 
 def prefill_ways(case: PrefillCase) -> list[object]:
@@ -102,7 +110,7 @@ def prefill_ways(case: PrefillCase) -> list[object]:
         ways += [
             PrefillChoice(keys=k, warps=w, stages=s) for k, w, s in ((64, 4, 3), (64, 4, 2), (128, 8, 2), (64, 8, 2))
         ]
-    if fits_cuda_prefill(case.q, case.paged.cache):
+    if fits_cuda_prefill(case.q.shape[1], case.q.dtype, case.paged.cache):
         ways.append(PrefillChoice(cuda=True))
     return list(dict.fromkeys(ways))
 
@@ -176,51 +184,62 @@ def silu_trial(
 
 
 class RotationCase:
-    """One new token's qkv product at the ends of contexts of `lengths`, whose newest slot and all stale ones hold NaN."""
+    """The qkv product of new tokens at the ends of contexts of `lengths`, whose newest slots and all stale ones hold NaN: one
+    of each, which decodes, or prompts of `counts`."""
 
     def __init__(
-        self, config: ModelConfig, dtype: torch.dtype, kv_dtype: torch.dtype, page: int, lengths: list[int], device: str = "cuda"
+        self, config: ModelConfig, dtype: torch.dtype, kv_dtype: torch.dtype, page: int, lengths: list[int], device: str = "cuda",
+        *, counts: list[int] | None = None, window: int = 0,
     ) -> None:  # fmt: skip
-        self.config, self.lengths = config, lengths
+        self.config, self.prompts = config, counts is not None
+        counts = counts or [1] * len(lengths)
         heads, kv_heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
-        self.past = PrefillCase(config, dtype, kv_dtype, page, [1] * len(lengths), lengths, device)
-        self.paged, self.last = self.past.paged, self.past.paged.lengths.long() - 1
-        self.qkv = torch.randn(len(lengths), (heads + 2 * kv_heads) * dim, device=device).to(dtype)
+        self.past = PrefillCase(config, dtype, kv_dtype, page, counts, lengths, device, window)
+        self.paged = self.past.paged
+        places = [range(length - count, length) for count, length in zip(counts, lengths, strict=True)]
+        self.positions = torch.tensor(
+            [position for part in places for position in part], dtype=torch.int32, device=device
+        )
+        self.qkv = torch.randn(sum(counts), (heads + 2 * kv_heads) * dim, device=device).to(dtype)
         norms = [torch.rand(dim, device=device).to(dtype) + 0.5 for _ in range(2)] if config.qk_norm else None
         self.norms = None if norms is None else (norms[0], norms[1])
         self.frequencies = inverse_frequencies(config)
-        self.table = rope_table(self.frequencies, max(lengths), self.last.device)
-        self.work = Workspace.allocate(len(lengths), heads, dim, self.last.device)
-        pages = self.paged.page_table.gather(1, (self.last // page).unsqueeze(1)).squeeze(1)
-        self.slots = pages * page + self.last % page
+        self.table = rope_table(self.frequencies, max(lengths), self.positions.device)
+        self.work = Workspace.allocate(len(lengths), heads, dim, self.positions.device)
+        seqs = torch.arange(len(lengths), device=device).repeat_interleave(torch.tensor(counts, device=device))
+        self.slots = self.paged.page_table[seqs, self.positions // page] * page + self.positions % page
         group = heads // kv_heads
         self.choice = choose_decode(len(lengths), kv_heads, group, dim, kv_dtype, max(lengths))
 
     def newest(self) -> Tensor:
-        """(2, S, K, D) keys and values at the newest slots."""
+        """(2, T, K, D) keys and values at the newest slots."""
         page = self.paged.cache.shape[3]
         return self.paged.cache.transpose(0, 1)[self.slots.long() // page, :, :, self.slots.long() % page].transpose(
             0, 1
         )
 
-    def run(self, within: object) -> Tensor:
-        config = self.config
-        out = torch.empty(
-            len(self.lengths), config.num_heads, config.head_dim, dtype=self.qkv.dtype, device=self.qkv.device
-        )
-        if within:
-            rotation = Rotation(table=self.table, norms=self.norms, eps=config.rms_norm_eps)
+    def run(self, within: object, out: Tensor | None = None) -> Tensor:
+        """`within`: attention rotates queries, and where they decode keys too."""
+        config, past = self.config, self.past
+        out = torch.empty_like(past.q) if out is None else out
+        rotation = Rotation(table=self.table, norms=self.norms, eps=config.rms_norm_eps)
+        if within and not self.prompts:
             rotate_and_decode(self.qkv, rotation, self.paged, out, self.work, self.choice)
             return out
         q = rope_and_write(
-            self.qkv, self.last.int(), self.slots, self.table, self.paged.cache, num_heads=config.num_heads, norms=self.norms,
-            eps=config.rms_norm_eps, kv_scales=self.paged.kv_scales,
+            self.qkv, self.positions, self.slots, self.table, self.paged.cache, num_heads=config.num_heads, norms=self.norms,
+            eps=config.rms_norm_eps, kv_scales=self.paged.kv_scales, rotated=0 if within else None,
         )  # fmt: skip
-        decode(q, self.paged, out, self.work, self.choice)
+        if within:
+            rotate_and_prefill(self.qkv, rotation, self.paged, past.starts, past.tiles, out)
+        elif self.prompts:
+            prefill(q, self.paged, past.starts, past.tiles, out, PrefillChoice(cuda=True))
+        else:
+            decode(q, self.paged, out, self.work, self.choice)
         return out
 
     def check(self, within: object) -> Tensor:
-        """The output, then what was written, from poisoned slots."""
+        """The output, then what was written, from a poisoned output and poisoned slots."""
         page, at = self.paged.cache.shape[3], self.slots.long()
         bits = (
             self.paged.cache.view(torch.uint8)
@@ -228,22 +247,22 @@ class RotationCase:
             else self.paged.cache.view(torch.int16)
         )
         bits[:, at // page, :, at % page] = 0x7F if self.paged.cache.dtype.itemsize == 1 else 0x7FC0  # NaN
-        out = self.run(within)
+        out = self.run(within, torch.full_like(self.past.q, float("nan")))
         return torch.cat((out.float().flatten(), self.newest().float().flatten()))
 
     def truth(self) -> Tensor:
         config, kv_dtype = self.config, self.paged.cache.dtype
-        cos, sin = cos_sin(self.last, self.frequencies, torch.float32)
+        cos, sin = cos_sin(self.positions, self.frequencies, torch.float32)
         norms = None if self.norms is None else (self.norms[0].float(), self.norms[1].float())
         q, k, v = split_and_rotate(
             self.qkv.float(), cos, sin, num_heads=config.num_heads, num_kv_heads=config.num_kv_heads, norms=norms,
             eps=config.rms_norm_eps,
         )  # fmt: skip
-        outs = []
-        for s, kept in enumerate(self.past.keys):
-            new = torch.stack((k[s], v[s])).to(self.qkv.dtype).to(kv_dtype).float().unsqueeze(1)
-            keys, values = torch.cat((kept[:, :-1].float(), new), 1)
-            outs.append(attend(q[s : s + 1], keys, values, self.paged.window))
+        outs, counts = [], self.past.counts
+        new = torch.stack((k, v)).to(self.qkv.dtype).to(kv_dtype).float().split(counts, 1)
+        for part, kept, newest in zip(q.split(counts), self.past.keys, new, strict=True):
+            keys, values = torch.cat((kept[:, : -len(part)].float(), newest), 1)
+            outs.append(attend(part, keys, values, self.paged.window))
         return torch.cat((torch.cat(outs).flatten(), k.flatten(), v.flatten()))
 
 
@@ -254,6 +273,16 @@ def rotation_trial(config: ModelConfig, dtype: torch.dtype, kv_dtype: torch.dtyp
     return Trial(
         name="rotation in attention", ways=[False, True], check=small.check, truth=small.truth(), run=large.run
     )
+
+
+def prompt_rotation_trial(
+    config: ModelConfig, dtype: torch.dtype, kv_dtype: torch.dtype, page: int, tokens: int
+) -> Trial[object]:
+    """Ways: whether prefill.cu rotates the queries that it reads."""
+    small = RotationCase(config, dtype, kv_dtype, page, [40, 60, 90, 131, 700], counts=[40, 1, 7, 130, 33])
+    prompts = full_step(config, tokens)
+    large = RotationCase(config, dtype, kv_dtype, page, prompts, counts=prompts)
+    return Trial(name="rotation in prefill", ways=[False, True], check=small.check, truth=small.truth(), run=large.run)
 
 
 def step_trial(

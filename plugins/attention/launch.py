@@ -234,11 +234,11 @@ def choose_prefill(dim: int, kv_dtype: torch.dtype) -> PrefillChoice:
     return PrefillChoice(keys=128, warps=8, stages=2) if dim == 128 else PrefillChoice(keys=64, warps=4, stages=2)
 
 
-def fits_cuda_prefill(q: Tensor, cache: Tensor) -> bool:
-    """Whether prefill.cu takes queries (T, H, D) over `cache`: bf16, head dim 128, on a Hopper GPU."""
+def fits_cuda_prefill(num_heads: int, dtype: torch.dtype, cache: Tensor) -> bool:
+    """Whether prefill.cu takes queries of `dtype` over `cache`: bf16, head dim 128, on a Hopper GPU."""
     kv_dtypes = (torch.bfloat16, torch.float8_e4m3fn)
-    shapes = q.shape[2] == 128 and q.shape[1] // cache.shape[2] <= 64 and cache.shape[3] % 16 == 0
-    return q.dtype == torch.bfloat16 and cache.dtype in kv_dtypes and shapes and capability() == (9, 0)
+    shapes = cache.shape[4] == 128 and num_heads // cache.shape[2] <= 64 and cache.shape[3] % 16 == 0
+    return dtype == torch.bfloat16 and cache.dtype in kv_dtypes and shapes and capability() == (9, 0)
 
 
 @cache
@@ -256,7 +256,7 @@ def prefill(
 ) -> None:
     """q, out (T, H, D), ragged by query_starts (S + 1,); causal over the whole context, prefix included."""
     choice = choice or choose_prefill(q.shape[2], paged.cache.dtype)
-    run = cuda_prefill if choice.cuda and fits_cuda_prefill(q, paged.cache) else triton_prefill
+    run = cuda_prefill if choice.cuda and fits_cuda_prefill(q.shape[1], q.dtype, paged.cache) else triton_prefill
     run(q, paged, query_starts, tiles, out, choice)
 
 
@@ -277,12 +277,27 @@ def triton_prefill(
     )  # fmt: skip
 
 
+def rotate_and_prefill(
+    qkv: Tensor, rotation: Rotation, paged: Paged, query_starts: Tensor, tiles: Tiles, out: Tensor
+) -> None:
+    """`prefill`, by prefill.cu, of the queries of qkv (T, (H + 2K) * D), not rotated yet; the cache holds its keys and values."""
+    more = [rotation.table, rotation.norms and rotation.norms[0], ctypes.c_float(rotation.eps)]
+    cuda_prefill(qkv, paged, query_starts, tiles, out, more=more)
+
+
 def cuda_prefill(
-    q: Tensor, paged: Paged, query_starts: Tensor, tiles: Tiles, out: Tensor, choice: PrefillChoice
+    q: Tensor,
+    paged: Paged,
+    query_starts: Tensor,
+    tiles: Tiles,
+    out: Tensor,
+    choice: PrefillChoice | None = None,
+    more: Sequence[Argument] = (),
 ) -> None:
     num_kv_heads, page = paged.cache.shape[2:4]
     defines = {
-        "GROUP": q.shape[1] // num_kv_heads,
+        "ROTATES": int(bool(more)),
+        "GROUP": out.shape[1] // num_kv_heads,
         "PAGE": page,
         "KV_FP8": int(paged.cache.dtype == torch.float8_e4m3fn),
     }
@@ -292,5 +307,5 @@ def cuda_prefill(
         [out, q, paged.cache, paged.page_table, paged.rows, query_starts, paged.lengths, tiles.seqs, tiles.starts,
          ctypes.c_longlong(paged.cache.stride(0) * paged.cache.element_size()), ctypes.c_int(paged.page_table.stride(0)),
          ctypes.c_int(num_kv_heads), ctypes.c_int(items), ctypes.c_int(paged.window), ctypes.c_float(paged.score_scale),
-         ctypes.c_float(paged.kv_scales[1])],
+         ctypes.c_float(paged.kv_scales[1]), *more],
     )  # fmt: skip

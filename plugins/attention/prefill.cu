@@ -9,7 +9,10 @@
 // FP8 becomes fp16, which holds e4m3 exactly, on its way to shared memory. Tokens past a sequence's end are stored as zeros:
 // stale slots may hold NaN, and 0 * NaN is not 0. Tiles go from the last keys to the first, masks first.
 //
-// Defined at compile time: GROUP (query heads per KV head), PAGE (multiple of 16), KV_FP8 (0, 1). Head dim 128.
+// ROTATES: q is the qkv product itself, [tokens][kv heads * (GROUP + 2)][128], whose keys and values the cache holds already. Queries
+// land as they are; once the first keys are on their way, producers rotate them in place (and norm them first, where there are weights to).
+//
+// Defined at compile time: ROTATES (0, 1), GROUP (query heads per KV head), PAGE (multiple of 16), KV_FP8 (0, 1). Head dim 128.
 // Cache: [2][pages][kv heads][PAGE][128]. q and out: [tokens][kv heads * GROUP][128] bf16. Dynamic shared memory: SHARED bytes.
 
 typedef unsigned int u32;
@@ -38,6 +41,9 @@ __device__ __forceinline__ float exp2_(float x) { float y; asm("ex2.approx.ftz.f
 __device__ __forceinline__ u32 pack_bf16(float lo, float hi) { u32 d; asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(hi), "f"(lo)); return d; }
 __device__ __forceinline__ u32 pack_f16(float lo, float hi) { u32 d; asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(hi), "f"(lo)); return d; }
 __device__ __forceinline__ u32 pack(float lo, float hi) { return KV_FP8 ? pack_f16(lo, hi) : pack_bf16(lo, hi); }
+// One half of a pair of bf16, and the pair as the products take queries.
+__device__ __forceinline__ float half_of(u32 pair, int upper) { return __uint_as_float(upper ? pair & 0xffff0000u : pair << 16); }
+__device__ __forceinline__ u32 operand(u32 pair) { return KV_FP8 ? pack_f16(half_of(pair, 0), half_of(pair, 1)) : pair; }
 __device__ __forceinline__ void store_shared(u32 at, Words v) {
     asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" :: "r"(at), "r"(v.w[0]), "r"(v.w[1]), "r"(v.w[2]), "r"(v.w[3]) : "memory");
 }
@@ -51,10 +57,15 @@ __device__ __forceinline__ Words load_global(const u8* p) {
     asm volatile("ld.global.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3]) : "l"(p));
     return v;
 }
+__device__ __forceinline__ void store_global(u16* p, Words v) {
+    asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};" :: "l"(p), "r"(v.w[0]), "r"(v.w[1]), "r"(v.w[2]), "r"(v.w[3]) : "memory");
+}
 // 16 bytes, or zeros.
 __device__ __forceinline__ void copy_async(u32 to, const void* from, bool real) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :: "r"(to), "l"(from), "r"(real ? 16 : 0) : "memory");
 }
+// `x`, of which nothing is computed ahead and kept in registers.
+__device__ __forceinline__ int recomputed(int x) { asm volatile("" : "+r"(x)); return x; }
 // Where 16-byte chunk `chunk` (0-15) of row `row` lies in a tile of halves of `half` bytes.
 __device__ __forceinline__ u32 place(int row, int chunk, u32 half) {
     return (chunk >> 3) * half + row * 128 + (((chunk & 7) ^ (row & 7)) << 4);
@@ -194,6 +205,75 @@ struct Producer {
 #endif
 };
 
+#if ROTATES
+struct Rotation {
+    const float* table;                              // of a position: 64 cosines, then 64 sines
+    const u16* norm;                                 // 128 weights, or null
+    float eps;
+    int lane;
+
+    // A lane takes eight rows, and of each the chunks `lane % 8` and 8 more, whose columns rotation mixes: no other lane needs them.
+    __device__ __forceinline__ void bring(u32 queries, const Work& w, const u16* qkv, int kv_heads) const {
+        const int own = recomputed(lane);
+#pragma unroll 2
+        for (int i = 0; i < 8; ++i) {
+            const int row = own / 8 * 8 + i, token = w.query + row / GROUP;
+            const bool real = token < w.count && row < TOKENS * GROUP;
+            const u16* at = qkv + ((i64)(w.first_row + token) * kv_heads * (GROUP + 2) + w.head * GROUP + row % GROUP) * DIM + own % 8 * 8;
+            const u32 to = queries + row / 64 * Q_BYTES + place(row % 64, own % 8, 64 * 128);
+            copy_async(to, real ? at : qkv, real);
+            copy_async(to + 64 * 128, real ? at + 64 : qkv, real);
+        }
+        asm volatile("cp.async.commit_group;" ::: "memory");
+    }
+    // In place. Rows past the sequence are zeros at any angle.
+    __device__ __forceinline__ void operator()(u32 queries, const Work& w) const {
+        const int own = recomputed(lane), chunk = own % 8;
+        Words weights[2];
+        if (norm) weights[0] = load_global((const u8*)(norm + chunk * 8)), weights[1] = load_global((const u8*)(norm + chunk * 8 + 64));
+        float4 cosines[2], sines[2];
+        asm volatile("cp.async.wait_group 0;" ::: "memory");
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            const int row = own / 8 * 8 + i;
+            if (i == 0 || row % GROUP == 0) {        // the next token's
+                const float4* angles = (const float4*)(table + (i64)min(w.position + row / GROUP, w.length - 1) * DIM + chunk * 8);
+                cosines[0] = angles[0], cosines[1] = angles[1], sines[0] = angles[16], sines[1] = angles[17];
+            }
+            const u32 at = queries + row / 64 * Q_BYTES + place(row % 64, chunk, 64 * 128);
+            Words a = load_shared(at), b = load_shared(at + 64 * 128);
+            float inverse = 1.f;
+            if (norm) {
+                float sum = 0.f;
+#pragma unroll
+                for (int j = 0; j < 8; ++j) {
+                    const float lo = half_of(a.w[j / 2], j % 2), hi = half_of(b.w[j / 2], j % 2);
+                    sum += lo * lo + hi * hi;
+                }
+#pragma unroll
+                for (int d = 1; d < 8; d <<= 1) sum += __shfl_xor_sync(~0u, sum, d);
+                inverse = rsqrtf(sum / DIM + eps);
+            }
+            float first[8], second[8];
+#pragma unroll
+            for (int j = 0; j < 8; ++j) {
+                float lo = half_of(a.w[j / 2], j % 2), hi = half_of(b.w[j / 2], j % 2);
+                if (norm) lo *= inverse * half_of(weights[0].w[j / 2], j % 2), hi *= inverse * half_of(weights[1].w[j / 2], j % 2);
+                const float cosine = (&cosines[j / 4].x)[j % 4], sine = (&sines[j / 4].x)[j % 4];
+                first[j] = lo * cosine - hi * sine, second[j] = hi * cosine + lo * sine;
+            }
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                a.w[j] = operand(pack_bf16(first[2 * j], first[2 * j + 1]));
+                b.w[j] = operand(pack_bf16(second[2 * j], second[2 * j + 1]));
+            }
+            store_shared(at, a);
+            store_shared(at + 64 * 128, b);
+        }
+    }
+};
+#endif
+
 template <bool B> struct Is { static constexpr bool value = B; };
 
 // Masks and exponentiates a tile's raw scores in place; `top` and `total` are a lane's two rows'. Returns what decays the past.
@@ -236,7 +316,11 @@ extern "C" __global__ void __launch_bounds__(384, 1)
 paged_prefill(u16* __restrict__ out, const u16* __restrict__ q, const u8* __restrict__ kv, const int* __restrict__ page_table,
               const int* __restrict__ rows, const int* __restrict__ query_starts, const int* __restrict__ lengths,
               const int* __restrict__ tile_seqs, const int* __restrict__ tile_starts, i64 value_offset, int max_pages,
-              int kv_heads, int items, int window, float score_scale, float value_scale) {
+              int kv_heads, int items, int window, float score_scale, float value_scale
+#if ROTATES
+              , const float* __restrict__ table, const u16* __restrict__ q_norm, float eps
+#endif
+              ) {
     extern __shared__ u8 raw[];
     __shared__ u64 barriers[2 * SLOTS + 4];
     __shared__ Work works[2];
@@ -256,13 +340,16 @@ paged_prefill(u16* __restrict__ out, const u16* __restrict__ q, const u8* __rest
 
     // Registers a thread, of 168 at the launch: an increase that the decrease does not make room for waits for ever.
     if (group == 0) {
-#if KV_FP8
+#if KV_FP8 || ROTATES
         asm volatile("setmaxnreg.dec.sync.aligned.u32 120;");
 #else
         asm volatile("setmaxnreg.dec.sync.aligned.u32 104;");
 #endif
         Producer from;
         from.lane = lane, from.page_bytes = (i64)kv_heads * PAGE * DIM * ELEMENT;
+#if ROTATES
+        const Rotation rotate = {table, q_norm, eps, lane};
+#endif
 #if KV_FP8
         Words even[Producer::PASSES], odd[Producer::PASSES];  // loads of the one are under way while the other is stored
         int pending = -1;                            // the step whose bytes are still in registers
@@ -294,6 +381,13 @@ paged_prefill(u16* __restrict__ out, const u16* __restrict__ q, const u8* __rest
                 break;
             }
             // 128 rows of 16 chunks: a row is one token's one head, and rows past the sequence or the group are zeros.
+#if ROTATES
+            rotate.bring(here, w, q, kv_heads);
+            auto rotate_queries = [&]() {
+                rotate(here, w);
+                arrive(query_full + (turn & 1) * 8);
+            };
+#else
 #pragma unroll 8
             for (int i = 0; i < 16; ++i) {
                 const int row = i * 8 + lane / 16, chunk = lane % 16, token = w.query + row / GROUP;
@@ -304,7 +398,7 @@ paged_prefill(u16* __restrict__ out, const u16* __restrict__ q, const u8* __rest
                 Words v = {{0, 0, 0, 0}};
                 if (real) v = load_global((const u8*)at);
 #pragma unroll
-                for (int j = 0; j < 4; ++j) v.w[j] = pack_f16(__uint_as_float(v.w[j] << 16), __uint_as_float(v.w[j] & 0xffff0000u));
+                for (int j = 0; j < 4; ++j) v.w[j] = operand(v.w[j]);
                 store_shared(to, v);
 #else
                 copy_async(to, real ? (const void*)at : q, real);
@@ -314,6 +408,7 @@ paged_prefill(u16* __restrict__ out, const u16* __restrict__ q, const u8* __rest
             arrive(query_full + (turn & 1) * 8);
 #else
             arrive_with_copies(query_full + (turn & 1) * 8);
+#endif
 #endif
             int now[PAGES] = {}, before[PAGES] = {};
             // The i-th of an item: K0, K1, V0, K2, V1, ..., V of the last. In FP8 a loaded tile is stored one step later.
@@ -336,6 +431,9 @@ paged_prefill(u16* __restrict__ out, const u16* __restrict__ q, const u8* __rest
             for (int i = 0; i < 2 * w.tiles; i += 2, step += 2) {
                 from.load(even, bring(i));
                 put(odd);
+#if ROTATES
+                if (i == 0) rotate_queries();
+#endif
                 pending = step;
                 from.load(odd, bring(i + 1));
                 put(even);
@@ -348,6 +446,9 @@ paged_prefill(u16* __restrict__ out, const u16* __restrict__ q, const u8* __rest
                 wait(empty + slot * 8, (step / SLOTS & 1) ^ 1);
                 from.copy(ring + slot * TILE_BYTES, t);
                 arrive_with_copies(full + slot * 8);
+#if ROTATES
+                if (i == 0) rotate_queries();
+#endif
             }
 #endif
         }
@@ -355,7 +456,7 @@ paged_prefill(u16* __restrict__ out, const u16* __restrict__ q, const u8* __rest
         put(odd);
 #endif
     } else {
-#if KV_FP8
+#if KV_FP8 || ROTATES
         asm volatile("setmaxnreg.inc.sync.aligned.u32 192;");
 #else
         asm volatile("setmaxnreg.inc.sync.aligned.u32 200;");
@@ -464,8 +565,8 @@ paged_prefill(u16* __restrict__ out, const u16* __restrict__ q, const u8* __rest
             for (int i = lane; i < 64 * 16; i += 128) {
                 const int row = half * 64 + i / 16, token = w.query + row / GROUP;
                 if (token < w.count && row < TOKENS * GROUP)
-                    *(Words*)((u8*)(out + ((i64)(w.first_row + token) * kv_heads * GROUP + w.head * GROUP + row % GROUP) * DIM) + i % 16 * 16) =
-                        load_shared(mine + place(i / 16, i % 16, 64 * 128));
+                    store_global(out + ((i64)(w.first_row + token) * kv_heads * GROUP + w.head * GROUP + row % GROUP) * DIM + i % 16 * 8,
+                                 load_shared(mine + place(i / 16, i % 16, 64 * 128)));
             }
             __syncwarp();
             if (lane % 32 == 0) arrive(query_empty + (turn & 1) * 8);

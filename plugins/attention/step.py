@@ -28,10 +28,15 @@ def attend(
     q: Tensor, paged: Paged, step: CudaBatch, out: Tensor, work: Workspace, choice: PrefillChoice | None = None
 ) -> None:
     """q, out (T, H, D); the cache already holds the step's keys and values. `choice`: how prompts are read."""
+    attend_decodes(q, paged, step, out, work)
+    if step.tiles is not None:
+        prefill(q, paged, step.query_starts, step.tiles, out, choice)
+
+
+def attend_decodes(q: Tensor, paged: Paged, step: CudaBatch, out: Tensor, work: Workspace) -> None:
+    """`attend` of the sequences that decode, whose queries are the first rows of q."""
     if step.num_decodes:
         assert step.decode_choice is not None
         n = step.num_decodes
         decoding = paged if step.decode_lengths is None else replace(paged, lengths=step.decode_lengths)
         decode(q[:n], decoding, out[:n], work, step.decode_choice)
-    if step.tiles is not None:
-        prefill(q, paged, step.query_starts, step.tiles, out, choice)

@@ -9,21 +9,25 @@ import triton.language as tl
 from ingot.plugins.quantize.kernels import after_previous
 
 
-@triton.jit(do_not_specialize=["positions", "slots"])
+@triton.jit(do_not_specialize=["positions", "slots", "rotated"])
 def rope_kernel(
     qkv, positions, slots, cos_sin, q_norm, k_norm, q_out, cache, k_scale, v_scale, eps, value_offset: tl.int64, num_heads, num_kv_heads,
-    QK_NORM: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, PAGE: tl.constexpr, HEADS: tl.constexpr, PDL: tl.constexpr = 0,
+    rotated, QK_NORM: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, PAGE: tl.constexpr, HEADS: tl.constexpr, PDL: tl.constexpr = 0,
 ):  # fmt: skip
-    """One program: HEADS of the H + 2K heads of one token. cos_sin (positions, D): cosines, then sines, float32.
+    """One program: HEADS of the H queries or of the 2K keys and values of one token. The first programs take queries, of the
+    first `rotated` tokens alone. cos_sin (positions, D): cosines, then sines, float32.
 
     cache: [2][pages][K][PAGE][D]; a token whose slot is negative is padding and writes nothing there.
     """
     after_previous(PDL)
-    token = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
+    program, total = tl.program_id(0), num_heads + 2 * num_kv_heads
+    later = program - rotated * tl.cdiv(num_heads, HEADS)  # negative: it takes queries
+    i, first_head = tl.where(later < 0, program, later), tl.where(later < 0, 0, num_heads)
+    count = tl.where(later < 0, num_heads, 2 * num_kv_heads)
+    token = (i // tl.cdiv(count, HEADS)).to(tl.int64)
+    head = first_head + i % tl.cdiv(count, HEADS) * HEADS + tl.arange(0, HEADS)
     j = tl.arange(0, HALF)
-    total = num_heads + 2 * num_kv_heads
-    inside = (head < total)[:, None] & (j < D // 2)[None, :]
+    inside = (head < first_head + count)[:, None] & (j < D // 2)[None, :]
     source = qkv + token * total * D + head[:, None] * D + j[None, :]
     low = tl.load(source, mask=inside, other=0.0).to(tl.float32)
     high = tl.load(source + D // 2, mask=inside, other=0.0).to(tl.float32)

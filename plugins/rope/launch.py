@@ -23,15 +23,18 @@ def rope_table(frequencies: tuple[float, ...], max_position: int, device: torch.
 
 def rope_and_write(
     qkv: Tensor, positions: Tensor, slots: Tensor, table: Tensor, cache: Tensor, *, num_heads: int, norms: tuple[Tensor, Tensor] | None,
-    eps: float, kv_scales: tuple[float, float],
+    eps: float, kv_scales: tuple[float, float], rotated: int | None = None,
 ) -> Tensor:  # fmt: skip
-    """qkv (T, (H + 2K) * D) -> q (T, H, D); k and v go to cache (2, P, K, B, D) at `slots`, nowhere where negative."""
+    """qkv (T, (H + 2K) * D) -> q (T, H, D), or only of the first `rotated` tokens; k and v go to cache (2, P, K, B, D) at
+    `slots`, nowhere where negative."""
     _, _, num_kv_heads, page, dim = cache.shape
-    q = torch.empty(qkv.shape[0], num_heads, dim, dtype=qkv.dtype, device=qkv.device)
-    grid = (qkv.shape[0], triton.cdiv(num_heads + 2 * num_kv_heads, HEADS_PER_PROGRAM))
+    rotated = qkv.shape[0] if rotated is None else rotated
+    q = torch.empty(rotated, num_heads, dim, dtype=qkv.dtype, device=qkv.device)
+    of_queries, of_keys = (triton.cdiv(heads, HEADS_PER_PROGRAM) for heads in (num_heads, 2 * num_kv_heads))
+    grid = (rotated * of_queries + qkv.shape[0] * of_keys,)
     q_norm, k_norm = norms or (qkv, qkv)
     launch(kernels.rope_kernel, grid, 
         qkv, positions, slots, table, q_norm, k_norm, q, cache, kv_scales[0], kv_scales[1], eps, cache.stride(0), num_heads, num_kv_heads,
-        QK_NORM=norms is not None, D=dim, HALF=triton.next_power_of_2(dim // 2), PAGE=page, HEADS=HEADS_PER_PROGRAM, num_warps=4, overlap=overlap(qkv.shape[0]),
+        rotated, QK_NORM=norms is not None, D=dim, HALF=triton.next_power_of_2(dim // 2), PAGE=page, HEADS=HEADS_PER_PROGRAM, num_warps=4, overlap=overlap(qkv.shape[0]),
     )  # fmt: skip
     return q

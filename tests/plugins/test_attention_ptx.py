@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 from tests.exactness import assert_as_exact_as_torch
 from tests.plugins.test_attention_kernels import Case, make_case, run_decode, run_prefill
+from tests.plugins.test_tune import CONFIG
 from tests.ptx.launch import Setting, interpreted
 from torch import Tensor
 
-from ingot.plugins.attention.launch import DecodeChoice, PrefillChoice, Rotation, Workspace, rotate_and_decode
+from ingot.network.weights import Scheme
+from ingot.plugins.attention.launch import DecodeChoice, PrefillChoice, Rotation, Tiles, Workspace, rotate_and_decode
+from ingot.plugins.attention.step import CudaBatch
+from ingot.plugins.cuda_ops import CudaOps, Unrotated
+from ingot.plugins.linear.launch import Choices
 from ingot.plugins.overlap import AHEAD
+from ingot.plugins.random_weights import random_weights
 from ingot.plugins.rope.launch import rope_table
+from ingot.plugins.tune import RotationCase
+from ingot.plugins.variants import Variants
+from ingot.runtime.programs.mixed_graphs import PAST
 
 BF16, CPU = torch.bfloat16, torch.device("cpu")
 
@@ -105,3 +117,69 @@ def test_prefill(
     with interpreted(Setting(seed=seed)):
         found = run_prefill(case, spare=3, choice=PrefillChoice(cuda=True))
     assert_as_exact_as_torch(found, case.plain(), case.truth())
+
+
+@pytest.mark.parametrize(
+    ("heads", "page", "counts", "lengths", "window", "fp8", "norm", "seed"),
+    [
+        ((8, 2), 32, [17, 1], [17, 331], 0, False, True, None),
+        ((3, 1), 128, [50], [300], 50, True, True, None),
+        ((8, 1), 16, [20], [150], 0, True, False, 2),
+    ],
+)
+def test_prefill_that_rotates(
+    heads: tuple[int, int], page: int, counts: list[int], lengths: list[int], window: int, fp8: bool, norm: bool, seed: int | None
+) -> None:  # fmt: skip
+    with interpreted(Setting(seed=seed)):
+        check_rotating_prefill(heads, page, counts, lengths, window=window, fp8=fp8, norm=norm)
+
+
+def check_rotating_prefill(
+    heads: tuple[int, int], page: int, counts: list[int], lengths: list[int], *, window: int, fp8: bool, norm: bool
+) -> None:
+    """As exact as rotation by a kernel of its own, and the same keys and values."""
+    config = replace(CONFIG, num_heads=heads[0], num_kv_heads=heads[1], head_dim=128, qk_norm=norm)
+    kv_dtype = torch.float8_e4m3fn if fp8 else BF16
+    case = RotationCase(config, BF16, kv_dtype, page, lengths, "cpu", counts=counts, window=window)
+    usual, found = case.check(False), case.check(True)
+    assert_as_exact_as_torch(found, usual, case.truth())
+    assert torch.equal(found[case.past.q.numel() :], usual[case.past.q.numel() :])
+
+
+@pytest.mark.parametrize(("captured", "fp8", "norm"), [(False, True, False), (True, False, True)])
+def test_a_step_whose_prompts_rotate_themselves(captured: bool, fp8: bool, norm: bool) -> None:
+    """Two sequences decode beside two prompts; a captured step has room for more, where the first prompt's rows then lie."""
+    config = replace(CONFIG, num_heads=4, num_kv_heads=1, head_dim=128, qk_norm=norm)
+    device, kv_dtype = torch.device("cpu"), torch.float8_e4m3fn if fp8 else BF16
+    weights = random_weights(config, Scheme.NONE, BF16, device)
+    counts, lengths = [1, 1, 5, 20], [9, 70, 25, 20]
+    tokens = 32 if captured else sum(counts)
+    spare = tokens - sum(counts)
+    positions = [range(length - count, length) for count, length in zip(counts, lengths, strict=True)]
+    table = torch.randperm(4 * 5).int().view(4, 5)
+    slots = [int(table[s, at // 16]) * 16 + at % 16 for s, part in enumerate(positions) for at in part]
+    qkv = torch.randn(tokens, 6 * 128).bfloat16()
+    cache = torch.randn(2, 20, 1, 16, 128).to(kv_dtype)
+    int32 = partial(torch.tensor, dtype=torch.int32)
+    starts = int32([0, *torch.tensor(counts).cumsum(0).tolist()])
+    tiles = [(3, 0), (2, 0)] + [(0, PAST)] * captured
+    seqs, firsts = (int32(column) for column in zip(*tiles, strict=True))
+    batch = CudaBatch(
+        token_ids=starts, positions=int32([at for part in positions for at in part] + [-1] * spare), slots=int32(slots + [-1] * spare),
+        page_table=table, query_starts=starts, kv_lengths=int32(lengths), logit_rows=starts, rows=int32([0, 1, 2, 3]),
+        num_decodes=4 if captured else 2, decode_lengths=int32([9, 70, 0, 0]) if captured else None,
+        decode_choice=DecodeChoice(splits=1), tiles=Tiles(seqs=seqs, starts=firsts),
+    )  # fmt: skip
+    outs, caches = [], []
+    for within in (False, True):
+        choices = Choices(tuned={}, variants=Variants(prefill=PrefillChoice(cuda=True), rotate_in_prefill=within))
+        caches.append(cache.clone())
+        ops = CudaOps(config, weights, caches[-1:], dtype=BF16, choices=choices, max_seqs=8, max_position=128)
+        with interpreted(Setting()):
+            q, k, v = ops.rope(0, qkv, batch)
+            outs.append(ops.attention(0, q, k, v, batch)[: sum(counts)])
+        assert isinstance(q, Unrotated) == within
+    assert torch.equal(caches[0].view(torch.uint8), caches[1].view(torch.uint8))
+    assert torch.isfinite(outs[0].float()).all()
+    assert torch.equal(outs[0][:2], outs[1][:2])
+    assert torch.allclose(outs[0].float(), outs[1].float(), rtol=0.02, atol=0.02)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from tests.plugins.test_attention_kernels import Case, make_case, run_prefill
 from tests.plugins.test_attention_ptx import test_decode_waits_for_the_newest_token_alone as decode_ahead
 from tests.plugins.test_linear_kernels import check_gated, make_weight
+from tests.plugins.test_tune import CONFIG
 from tests.ptx.faults import Fault
 from tests.ptx.launch import Setting, interpreted
 
@@ -17,6 +19,7 @@ from ingot.plugins.attention import launch as attention
 from ingot.plugins.linear import gated
 from ingot.plugins.linear import launch as linear
 from ingot.plugins.overlap import LATE
+from ingot.plugins.tune import RotationCase
 
 BF16, CPU = torch.bfloat16, torch.device("cpu")
 
@@ -102,6 +105,25 @@ def test_prefill(
     case = make_case(CPU, BF16, [5], [300], heads=(4, 1), dim=128, page=128, fp8=fp8)
     with interpreted(Setting(processors=1)), pytest.raises((Fault, AssertionError), match=found):
         attend(case)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "found"),
+    [
+        ('asm volatile("cp.async.wait_group 0;" ::: "memory");', "", "a copy is on its way"),
+        ("                rotate(here, w);\n                arrive(query_full + (turn & 1) * 8);\n",
+         "                arrive(query_full + (turn & 1) * 8);\n                rotate(here, w);\n", "no barrier lies between"),
+        ("row % GROUP == 0) {", "row % GROUP == 1) {", "is wrong"),
+    ],
+)  # fmt: skip
+def test_prefill_that_rotates(
+    right: str, wrong: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "PREFILL_SOURCE", mistaken(attention.PREFILL_SOURCE, right, wrong, tmp_path))
+    config = replace(CONFIG, num_heads=4, num_kv_heads=1, head_dim=128)
+    case = RotationCase(config, BF16, BF16, 128, [10], "cpu", counts=[5])
+    with interpreted(Setting(processors=1)), pytest.raises((Fault, AssertionError), match=found):
+        assert (case.check(True) - case.truth()).abs().max() < 0.05, "the result is wrong"
 
 
 def attend(case: Case) -> None:

@@ -109,6 +109,22 @@ def test_attention_that_rotates_is_as_right(
     assert not case.work.counters.any()
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("kv", [torch.bfloat16, torch.float8_e4m3fn])
+@pytest.mark.parametrize("window", [0, 100])
+@pytest.mark.parametrize(
+    ("heads", "page", "qk_norm"), [((32, 8), 32, False), ((16, 2), 16, True), ((7, 1), 64, False), ((4, 4), 256, True)]
+)
+def test_prefill_that_rotates_is_as_right(
+    kv: torch.dtype, window: int, heads: tuple[int, int], page: int, qk_norm: bool
+) -> None:
+    config = replace(CONFIG, num_heads=heads[0], num_kv_heads=heads[1], head_dim=128, qk_norm=qk_norm)
+    counts, lengths = [40, 2, 7, 130, 33, 513, 300], [40, 60, 90, 131, 700, 513, 1333]
+    case = RotationCase(config, torch.bfloat16, kv, page, lengths, counts=counts, window=window)
+    usual = case.check(False)
+    assert_as_exact_as_torch(case.check(True), usual, case.truth())
+
+
 @pytest.mark.parametrize(
     ("device", "scheme"),
     [("cpu", Scheme.NONE), ("cpu", Scheme.INT8)]
@@ -129,6 +145,7 @@ def test_variants_survive_their_file(tmp_path: Path) -> None:
         silu=SiluChoice(fast=True, warps=16),
         overlap=Overlap(ahead=16, late=64),
         rotate_in_attention=True,
+        rotate_in_prefill=True,
     )
     write_choices(Choices(tuned={}, variants=variants), tmp_path / "choices.json")
     assert read_choices(tmp_path / "choices.json").variants == variants

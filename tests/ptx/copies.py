@@ -1,5 +1,6 @@
 """Asynchronous copies to shared memory, which land as late as they may: cp.async when a machine lets the barrier that is to be told
-of them (cp.async.mbarrier.arrive) know, TMA boxes (cp.async.bulk.tensor.2d) each by itself. From the issue on, what they will overwrite can no longer be read.
+of them (cp.async.mbarrier.arrive) know or their own threads wait for them (cp.async.wait_group), TMA boxes
+(cp.async.bulk.tensor.2d) each by itself. From the issue on, what they will overwrite can no longer be read.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ class Copies:
         self.arrivals: list[Arrivals] = []
         self._issued = 0
         self._under_way: list[Pieces] = []
+        self._committed = np.zeros(len(shared.races.epochs), np.int64)  # of each thread: those asked for before
 
     def issue(self, threads: Array, to: Array, of: Array, size: Array) -> None:
         self._shared.promise(to, threads)
@@ -92,18 +94,28 @@ class Copies:
         self.arrivals.append(asked)
         races.begin(threads)
 
+    def commit(self, threads: Array) -> None:
+        self._committed[threads] = self._issued
+
+    def wait(self, threads: Array) -> None:
+        """cp.async.wait_group 0: all that these threads have committed lands."""
+        self._land_all(lambda p: np.isin(p.threads, threads) & (p.order < self._committed[p.threads]))
+
     def complete(self, which: Arrivals) -> None:
         self.arrivals.remove(which)
+        self._land_all(lambda p: np.isin(p.threads, which.threads) & (p.order < which.before))
+        for index, clock in zip(which.barriers.tolist(), which.clocks, strict=True):
+            self._barriers.arrive_with(index, clock)
+
+    def _land_all(self, due_of: Callable[[Pieces], Array]) -> None:
         rest = []
         for p in self._under_way:
-            due = np.isin(p.threads, which.threads) & (p.order < which.before)
+            due = due_of(p)
             if due.any():
                 self.land(p.chosen(due))
             if not due.all():
                 rest.append(p.chosen(~due))
         self._under_way = rest
-        for index, clock in zip(which.barriers.tolist(), which.clocks, strict=True):
-            self._barriers.arrive_with(index, clock)
 
     def land(self, p: Pieces) -> None:
         if not np.isin(p.size, (0, PIECE)).all():
@@ -176,7 +188,7 @@ class Boxes:
 
 
 def build(m: Machine, ins: Instruction) -> Callable[[Threads], Any]:
-    """cp.async, its arrivals and cp.async.bulk.tensor.2d."""
+    """cp.async, its groups, its arrivals and cp.async.bulk.tensor.2d."""
     op, r = ins.opcode, m.registers
     if op[2:5] == ("bulk", "prefetch", "tensor"):
         return lambda s: None
@@ -185,6 +197,10 @@ def build(m: Machine, ins: Instruction) -> Callable[[Threads], Any]:
     if op[2:5] == ("mbarrier", "arrive", "noinc"):
         bar = shared_index(m, ins, r.address(ins.operands[0]), 8)
         return lambda s: m.copies.arrive(m.ids[s], bar(s))
+    if op[2:] == ("commit_group",):
+        return lambda s: m.copies.commit(m.ids[s])
+    if op[2:] == ("wait_group",) and ins.operands == ("0",):
+        return lambda s: m.copies.wait(m.ids[s])
     if op[2:] != ("cg", "shared", "global") or len(ins.operands) != 4 or ins.operands[2] != "16":
         raise Fault(f"unknown copy {ins.where()}")
     index = shared_index(m, ins, r.address(ins.operands[0]), 16)

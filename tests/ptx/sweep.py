@@ -17,7 +17,7 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from tests.exactness import assert_as_exact_as_torch
 from tests.plugins.test_attention_kernels import make_case, run_decode, run_prefill
-from tests.plugins.test_attention_ptx import check_rotating_decode
+from tests.plugins.test_attention_ptx import check_rotating_decode, check_rotating_prefill
 from tests.plugins.test_linear_kernels import check
 from tests.ptx.launch import Setting, interpreted
 
@@ -39,7 +39,9 @@ def run_prompts(any_: random.Random, setting: Setting) -> str:
     case = make_case(CPU, BF16, counts, lengths, heads=heads, dim=128, page=page, window=window, fp8=fp8)
     found = run_prefill(case, spare=spare, choice=PrefillChoice(cuda=True))
     assert_as_exact_as_torch(found, case.plain(), case.truth())
-    return text
+    norm = any_.random() < 0.5
+    check_rotating_prefill(heads, page, counts, lengths, window=window, fp8=fp8, norm=norm)
+    return f"{text}, norm {norm}"
 
 
 def run_decoding(any_: random.Random, setting: Setting) -> str:

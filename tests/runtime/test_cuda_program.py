@@ -13,6 +13,7 @@ from torch import Tensor
 from ingot.manifest import Limits
 from ingot.network.config import ModelConfig
 from ingot.network.weights import Scheme, Weight
+from ingot.plugins.attention.launch import PrefillChoice
 from ingot.plugins.linear.launch import Choices
 from ingot.plugins.random_weights import random_weights
 from ingot.plugins.score import Scorer
@@ -118,6 +119,19 @@ def test_captured_steps_with_prompts_are_the_references(case: str) -> None:
     weights = random_weights(config, scheme, torch.bfloat16, torch.device("cuda"))
     prompts = make_prompts() * 2
     texts = serve(config, weights, prompts, GREEDY, kv=kv, variants=CAPTURED)
+    for prompt, text in zip(prompts, texts, strict=True):
+        assert_nearly_best(config, weights, prompt, text, kv)
+
+
+@pytest.mark.parametrize("kv", [torch.bfloat16, torch.float8_e4m3fn])
+@pytest.mark.parametrize("mixed_tokens", [0, 2048])
+def test_prompts_that_rotate_in_attention_are_the_references(mixed_tokens: int, kv: torch.dtype) -> None:
+    """Eager and captured, beside sequences that decode."""
+    config = replace(CONFIG, num_heads=4, num_kv_heads=1, head_dim=128, qk_norm=True)
+    weights = random_weights(config, Scheme.NONE, torch.bfloat16, torch.device("cuda"))
+    variants = Variants(prefill=PrefillChoice(cuda=True), rotate_in_prefill=True, mixed_tokens=mixed_tokens)
+    prompts = make_prompts() * 2
+    texts = serve(config, weights, prompts, GREEDY, kv=kv, variants=variants)
     for prompt, text in zip(prompts, texts, strict=True):
         assert_nearly_best(config, weights, prompt, text, kv)
 
