@@ -138,7 +138,8 @@ class CudaOps:
 
     def _rotated(self, batch: Batch[Tensor]) -> int | None:
         """Of how many tokens queries are rotated before attention: None: of all."""
-        wanted = self._variants.rotate_in_prefill and self._variants.prefill is not None and self._variants.prefill.cuda
+        least, prefill = self._variants.rotated_prompts, self._variants.prefill
+        wanted = 0 < least <= len(batch.token_ids) and prefill is not None and prefill.cuda
         if not wanted or not isinstance(batch, CudaBatch) or batch.tiles is None:
             return None
         return batch.num_decodes if fits_cuda_prefill(self._config.num_heads, self._dtype, self.caches[0]) else None

@@ -39,6 +39,7 @@ KINDS = {
         "xmma",
         "cublas",
         "skinny",
+        "gated",
         "splitk",
         "aten::mm",
         "aten::addmm",

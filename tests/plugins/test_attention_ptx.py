@@ -172,7 +172,7 @@ def test_a_step_whose_prompts_rotate_themselves(captured: bool, fp8: bool, norm:
     )  # fmt: skip
     outs, caches = [], []
     for within in (False, True):
-        choices = Choices(tuned={}, variants=Variants(prefill=PrefillChoice(cuda=True), rotate_in_prefill=within))
+        choices = Choices(tuned={}, variants=Variants(prefill=PrefillChoice(cuda=True), rotated_prompts=int(within)))
         caches.append(cache.clone())
         ops = CudaOps(config, weights, caches[-1:], dtype=BF16, choices=choices, max_seqs=8, max_position=128)
         with interpreted(Setting()):

@@ -145,7 +145,7 @@ def test_variants_survive_their_file(tmp_path: Path) -> None:
         silu=SiluChoice(fast=True, warps=16),
         overlap=Overlap(ahead=16, late=64),
         rotate_in_attention=True,
-        rotate_in_prefill=True,
+        rotated_prompts=4096,
     )
     write_choices(Choices(tuned={}, variants=variants), tmp_path / "choices.json")
     assert read_choices(tmp_path / "choices.json").variants == variants

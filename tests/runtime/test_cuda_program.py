@@ -129,7 +129,7 @@ def test_prompts_that_rotate_in_attention_are_the_references(mixed_tokens: int, 
     """Eager and captured, beside sequences that decode."""
     config = replace(CONFIG, num_heads=4, num_kv_heads=1, head_dim=128, qk_norm=True)
     weights = random_weights(config, Scheme.NONE, torch.bfloat16, torch.device("cuda"))
-    variants = Variants(prefill=PrefillChoice(cuda=True), rotate_in_prefill=True, mixed_tokens=mixed_tokens)
+    variants = Variants(prefill=PrefillChoice(cuda=True), rotated_prompts=1, mixed_tokens=mixed_tokens)
     prompts = make_prompts() * 2
     texts = serve(config, weights, prompts, GREEDY, kv=kv, variants=variants)
     for prompt, text in zip(prompts, texts, strict=True):
