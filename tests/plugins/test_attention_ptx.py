@@ -14,6 +14,7 @@ from tests.ptx.launch import Setting, interpreted
 from torch import Tensor
 
 from ingot.network.weights import Scheme
+from ingot.plugins.attention.cases import RotationCase
 from ingot.plugins.attention.launch import DecodeChoice, PrefillChoice, Rotation, Tiles, Workspace, rotate_and_decode
 from ingot.plugins.attention.step import CudaBatch
 from ingot.plugins.cuda_ops import CudaOps, Unrotated
@@ -21,7 +22,6 @@ from ingot.plugins.linear.launch import Choices
 from ingot.plugins.overlap import AHEAD
 from ingot.plugins.random_weights import random_weights
 from ingot.plugins.rope.launch import rope_table
-from ingot.plugins.tune import RotationCase
 from ingot.plugins.variants import Variants
 from ingot.runtime.programs.mixed_graphs import PAST
 

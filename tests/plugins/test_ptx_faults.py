@@ -16,10 +16,10 @@ from tests.ptx.launch import Setting, interpreted
 
 from ingot.network.weights import Scheme
 from ingot.plugins.attention import launch as attention
+from ingot.plugins.attention.cases import RotationCase
 from ingot.plugins.linear import gated
 from ingot.plugins.linear import launch as linear
 from ingot.plugins.overlap import LATE
-from ingot.plugins.tune import RotationCase
 
 BF16, CPU = torch.bfloat16, torch.device("cpu")
 

@@ -12,13 +12,14 @@ from tests.exactness import assert_as_exact_as_torch
 from ingot.network.config import ModelConfig
 from ingot.network.weights import Scheme, Weight
 from ingot.plugins import trial
+from ingot.plugins.attention.cases import PrefillCase, RotationCase
 from ingot.plugins.attention.launch import PrefillChoice, choose_prefill
 from ingot.plugins.linear.launch import Choices
 from ingot.plugins.linear.tune import read_choices, write_choices
 from ingot.plugins.overlap import Overlap
 from ingot.plugins.silu_mul.launch import SiluChoice
 from ingot.plugins.trial import Trial, decide
-from ingot.plugins.tune import PrefillCase, RotationCase, prefill_ways, silu_trial
+from ingot.plugins.tune import prefill_ways, silu_trial
 from ingot.plugins.variants import Variants
 
 CONFIG = ModelConfig(
