@@ -1,6 +1,6 @@
 """Kernels on one GPU against what the machine can do: baseline, ours, share of the ceiling, then one JSON line each.
 
-python benchmarks/kernels.py [attention] [gemm] [prefill] [rows]        shapes of Llama-3.1-8B; all sections by default
+python benchmarks/kernels.py [attention] [gemm] [prefill] [rows] [gated]        shapes of Llama-3.1-8B; all sections by default
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from ingot.network.weights import Scheme, Weight
 from ingot.plugins.attention.launch import DecodeChoice, Paged, PrefillChoice, Tiles, Workspace, decode, prefill
 from ingot.plugins.attention.tiles import plan_tiles
+from ingot.plugins.linear.gated import gated
 from ingot.plugins.linear.launch import Choice, Library, Skinny, Tiled, run_linear
 from ingot.plugins.quantize.launch import Quantized, quantize_rows
 from ingot.plugins.random_weights import random_linear
@@ -198,7 +199,23 @@ def row_calls(count: int) -> dict[str, tuple[Callable[[], object], int]]:
     return calls
 
 
-SECTIONS = {"attention": attention, "prefill": prompt, "rows": rows, "gemm": gemm}
+def activated(ceilings: dict[str, float]) -> Iterator[dict[str, object]]:
+    """The product of gate and up with SiLU in its end, and as two kernels; held for a tenth of a second or more, at the power limit."""
+    n, k = SHAPES["gate_up"]
+    for scheme, peak in ((Scheme.NONE, ceilings["bf16"]), (Scheme.FP8, ceilings["fp8"])):
+        weights = [random_linear(n, k, scheme, torch.bfloat16, GPU) for _ in range(2)]
+        for count in (512, 1024, 2048, 8192):
+            x: torch.Tensor | Quantized = torch.randn(count, k, device=GPU, dtype=torch.bfloat16)
+            if scheme is Scheme.FP8 and isinstance(x, torch.Tensor):
+                x = quantize_rows(x, weights[0])
+            apart = lambda w, x=x: silu_mul(run_linear(x, w, Library(), out_dtype=torch.bfloat16), None)
+            for name, call in (("gate_up, then silu_mul", apart), ("gated", lambda w, x=x: gated(x, w))):
+                took = seconds([partial(call, w) for w in weights], repeats=15, inner=max(4, 16384 // count))
+                yield {"kernel": name, "scheme": scheme.value, "rows": count, "us": round(took * 1e6, 1),
+                       "share": round(2 * count * n * k / peak / took, 3)}  # fmt: skip
+
+
+SECTIONS = {"attention": attention, "prefill": prompt, "rows": rows, "gemm": gemm, "gated": activated}
 
 
 def main() -> None:

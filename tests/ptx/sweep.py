@@ -18,7 +18,7 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 from tests.exactness import assert_as_exact_as_torch
 from tests.plugins.test_attention_kernels import make_case, run_decode, run_prefill
 from tests.plugins.test_attention_ptx import check_rotating_decode, check_rotating_prefill
-from tests.plugins.test_linear_kernels import check
+from tests.plugins.test_linear_kernels import check, check_gated
 from tests.ptx.launch import Setting, interpreted
 
 from ingot.network.weights import Scheme
@@ -69,8 +69,15 @@ def run_skinny(any_: random.Random, setting: Setting) -> str:
     return f"{scheme} {choice} rows {rows}, N {n}, K {k}, {setting}"
 
 
+def run_gated(any_: random.Random, setting: Setting) -> str:
+    scheme, setting.processors = any_.choice([Scheme.NONE, Scheme.FP8]), any_.choice([2, 4, 6])
+    rows, n, k = any_.choice([1, 64, 129, 300]), 256 * any_.randint(1, 3), 128 * any_.randint(1, 6)
+    check_gated(scheme, rows, n, k, CPU)
+    return f"{scheme} rows {rows}, N {n}, K {k}, {setting}"
+
+
 KERNELS: dict[str, Callable[[random.Random, Setting], str]] = {
-    "prefill": run_prompts, "decode": run_decoding, "skinny": run_skinny,
+    "prefill": run_prompts, "decode": run_decoding, "skinny": run_skinny, "gated": run_gated,
 }  # fmt: skip
 
 
