@@ -13,9 +13,8 @@ from typing import IO, Self
 
 import torch
 
-SHARD_BYTES = (
-    1 << 30
-)  # whoever checks an engine takes a thread a file: 8.5 GiB in three shards took 4 s of its 14 to a first token
+# Whoever checks an engine takes a thread a file: 8.5 GiB in three shards took 4 s of its 14 to a first token.
+SHARD_BYTES = 1 << 30
 HEADER_ROOM = 64 << 10
 DTYPES = {
     torch.float32: "F32",

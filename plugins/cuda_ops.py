@@ -35,7 +35,7 @@ from ingot.plugins.linear.gated import fits_gated, gated, well_filled
 from ingot.plugins.linear.launch import Choice, Choices, Library, run_linear
 from ingot.plugins.linear.reference import dequantize
 from ingot.plugins.overlap import choose_overlap
-from ingot.plugins.quantize.launch import MODES, Quantized, quantize_rows
+from ingot.plugins.quantize.launch import Quantized, ended, quantize_rows
 from ingot.plugins.rms_norm.launch import rms_norm
 from ingot.plugins.rope.launch import rope_and_write, rope_table
 from ingot.plugins.silu_mul.launch import silu_mul
@@ -104,9 +104,10 @@ class CudaOps:
         weight = self._weights[name]
         if isinstance(x, Gated):
             x = silu_mul(x.gate_up, weight, self._variants.silu)
-        elif isinstance(x, Activated) or name.endswith(".o"):
-            x = x.values if isinstance(x, Activated) else x
-            x = quantize_rows(x, weight) if isinstance(x, Tensor) and needs_ending(weight) else x
+        elif isinstance(x, Activated):
+            x = ended(x.values, weight)
+        elif isinstance(x, Tensor) and name.endswith(".o"):
+            x = ended(x, weight)
         elif name.endswith(".gate_up") and self._activates(weight, x):
             return Activated(values=gated(x, weight))
         return run_linear(x, weight, self._pick(weight, x), out_dtype=self._dtype)
@@ -189,10 +190,6 @@ class CudaOps:
             return run_linear(quantize_rows(x, weight), weight, choice, out_dtype=out_dtype).float()
         out_dtype = torch.float32 if x.dtype != torch.float16 else torch.float16
         return run_linear(x, weight, choice, out_dtype=out_dtype).float()
-
-
-def needs_ending(weight: Weight[Tensor]) -> bool:
-    return weight.scheme in MODES or weight.pre_scale is not None
 
 
 def usable(weight: Weight[Tensor], dtype: torch.dtype) -> Weight[Tensor]:

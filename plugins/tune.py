@@ -29,7 +29,7 @@ from ingot.plugins.linear.gated_trial import gated_from
 from ingot.plugins.linear.launch import Choices
 from ingot.plugins.linear.tune import tune
 from ingot.plugins.overlap import ALONE, Overlap, supported
-from ingot.plugins.quantize.launch import Quantized
+from ingot.plugins.quantize.launch import floats
 from ingot.plugins.silu_mul.launch import MANY, SiluChoice, silu_mul
 from ingot.plugins.silu_mul.reference import silu_mul as true_silu_mul
 from ingot.plugins.trial import Trial, decide
@@ -55,7 +55,8 @@ def tune_engine(
     activation = decide(silu_trial(config, weights["layers.0.down"], dtype, tokens)).best
     assert isinstance(attention, PrefillChoice)
     assert isinstance(activation, SiluChoice)
-    leaves = attention.cuda and decide(prompt_rotation_trial(config, dtype, kv_dtype, page, tokens)).best is True
+    leaves = attention.cuda and tokens >= MANY_PROMPTS
+    leaves = leaves and decide(prompt_rotation_trial(config, dtype, kv_dtype, page, tokens)).best is True
     activates = gated_from(weights["layers.0.gate_up"], weights["layers.0.down"], activation, dtype, tokens)
     rotates = [False]
     if config.head_dim == 128 and dtype == torch.bfloat16:
@@ -111,8 +112,7 @@ def silu_trial(
 ) -> Trial[object]:
     def run(x: Tensor, way: object) -> Tensor:
         assert isinstance(way, SiluChoice)
-        out = silu_mul(x, reader, way)
-        return out.values.float() * out.scales.unsqueeze(1) if isinstance(out, Quantized) else out.float()
+        return floats(silu_mul(x, reader, way))
 
     device = reader.data.device
     small, large = (torch.randn(n, 2 * config.intermediate_size, device=device).to(dtype) for n in (check_rows, tokens))

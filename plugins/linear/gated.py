@@ -16,7 +16,9 @@ from ingot.plugins.tensor_map import row_boxes
 
 SOURCE = Path(__file__).with_name("gated.cu")
 ROWS, COLUMNS, LINE = 128, 128, 128  # of x and of the output in a tile; bytes of K in a slot
-SHARED = 1024 + 4 * 3 * 128 * LINE + 8 * 16 * 144 + 4 * 1024
+SHARED = (
+    1024 + 4 * 3 * 128 * LINE + 8 * 16 * 144 + 4 * 1024
+)  # bytes: alignment, four slots, outputs on their way, scales
 WELL_FILLED = 0.9  # of the multiprocessors' time, by whole tiles and whole rounds
 
 
@@ -28,12 +30,16 @@ def fits_gated(weight: Weight[Tensor], dtype: torch.dtype) -> bool:
     return plain and shapes and dtype == torch.bfloat16 and capability() == (9, 0)
 
 
+def num_tiles(num_rows: int, n: int) -> int:
+    """Of a cluster: two by rows of x."""
+    return -(-num_rows // (2 * ROWS)) * (n // 2 // COLUMNS)
+
+
 def well_filled(num_rows: int, n: int) -> bool:
     """Whether tiles of so many rows leave few multiprocessors idle."""
-    clusters, pairs = num_processors() // 2, -(-num_rows // (2 * ROWS))
-    tiles = pairs * (n // 2 // COLUMNS)
-    rounds = -(-tiles // clusters)
-    return num_rows / (2 * ROWS * pairs) * tiles / (rounds * clusters) >= WELL_FILLED
+    clusters = num_processors() // 2
+    rounds = -(-num_tiles(num_rows, n) // clusters)
+    return num_rows * n / (4 * ROWS * COLUMNS) / (rounds * clusters) >= WELL_FILLED
 
 
 def gated(x: Tensor | Quantized, weight: Weight[Tensor]) -> Tensor:
@@ -41,10 +47,9 @@ def gated(x: Tensor | Quantized, weight: Weight[Tensor]) -> Tensor:
     values, scales = (x.values, x.scales) if isinstance(x, Quantized) else (x, None)
     num_rows, (n, k) = values.shape[0], weight.data.shape
     out = torch.empty(num_rows, n // 2, dtype=torch.bfloat16, device=values.device)
-    tiles = -(-num_rows // (2 * ROWS)) * (n // 2 // COLUMNS)
     defines = {"FP8": int(weight.scheme is Scheme.FP8)}
     kernel(SOURCE, "gated", defines, shared=SHARED).launch(
-        (2 * min(num_processors() // 2, tiles), 1, 1), 384,
+        (2 * min(num_processors() // 2, num_tiles(num_rows, n)), 1, 1), 384,
         [out, row_boxes(values, ROWS), row_boxes(weight.data, COLUMNS), scales, weight.weight_scale, ctypes.c_int(num_rows),
          ctypes.c_int(n // 2), ctypes.c_int(k * values.element_size())],
     )  # fmt: skip

@@ -9,7 +9,7 @@ from ingot.network.weights import Weight
 from ingot.plugins.linear.gated import fits_gated, gated
 from ingot.plugins.linear.launch import Library, run_linear
 from ingot.plugins.linear.reference import dequantize
-from ingot.plugins.quantize.launch import MODES, Quantized, quantize_rows
+from ingot.plugins.quantize.launch import MODES, Quantized, ended, floats, quantize_rows
 from ingot.plugins.silu_mul.launch import SiluChoice, silu_mul
 from ingot.plugins.silu_mul.reference import silu_mul as true_silu_mul
 from ingot.plugins.trial import Trial, decide
@@ -44,23 +44,17 @@ def gated_trial(
     def run(x: Tensor | Quantized, within: object) -> Tensor | Quantized:
         if not within:
             return silu_mul(run_linear(x, weight, Library(), out_dtype=dtype), reader, silu)
-        out = gated(x, weight)
-        return quantize_rows(out, reader) if reader.scheme in MODES or reader.pre_scale is not None else out
+        return ended(gated(x, weight), reader)
 
     small, large = rounded(check_rows), rounded(rows)
-    inputs = small.values.float() * small.scales.unsqueeze(1) if isinstance(small, Quantized) else small.float()
-    truth = true_silu_mul(inputs @ dequantize(weight).T)
+    truth = true_silu_mul(floats(small) @ dequantize(weight).T)
     if reader.pre_scale is not None:
         truth = truth * reader.pre_scale
-
-    def check(within: object) -> Tensor:
-        out = run(small, within)
-        return out.values.float() * out.scales.unsqueeze(1) if isinstance(out, Quantized) else out.float()
 
     return Trial(
         name=f"SiLU within the product, {rows} rows",
         ways=[False, True],
-        check=check,
+        check=lambda within: floats(run(small, within)),
         truth=truth,
         run=lambda within: run(large, within),
         warm=WARM,

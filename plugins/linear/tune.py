@@ -20,7 +20,7 @@ from ingot.network.weights import LINEARS, Scheme, Weight
 from ingot.plugins.linear.launch import Choice, Choices, Library, Skinny, Tiled, guess, run_linear, skinny_fits
 from ingot.plugins.linear.reference import dequantize
 from ingot.plugins.overlap import supported
-from ingot.plugins.quantize.launch import Quantized, quantize_rows
+from ingot.plugins.quantize.launch import Quantized, floats, quantize_rows
 from ingot.plugins.trial import seconds
 from ingot.plugins.variants import Variants
 
@@ -55,8 +55,7 @@ def right_ones(
     x: Tensor | Quantized, weight: Weight[Tensor], options: Sequence[Choice], dtype: torch.dtype
 ) -> list[Choice]:
     """Those whose product is no further from float32's than twice the best one's. The guess stays, come what may."""
-    inputs = x.values.float() * x.scales.unsqueeze(1) if isinstance(x, Quantized) else x.float()
-    truth = inputs @ dequantize(weight).T
+    truth = floats(x) @ dequantize(weight).T
     if weight.bias is not None:
         truth += weight.bias.float()
     errors = {

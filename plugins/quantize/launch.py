@@ -51,6 +51,21 @@ def ending(weight: Weight[Tensor] | None, num_rows: int, width: int, like: Tenso
     return Ending(out=out, out_scale=out_scale, args=args)
 
 
+def floats(x: Tensor | Quantized) -> Tensor:
+    """What a GEMM's input stands for, in float32."""
+    return x.values.float() * x.scales.unsqueeze(1) if isinstance(x, Quantized) else x.float()
+
+
+def needs_ending(weight: Weight[Tensor]) -> bool:
+    """Whether `weight`'s GEMM reads its input rounded or scaled."""
+    return weight.scheme in MODES or weight.pre_scale is not None
+
+
+def ended(x: Tensor, weight: Weight[Tensor]) -> Tensor | Quantized:
+    """x (T, K) as `weight`'s GEMM reads it: by a kernel of its own where that is not as it is."""
+    return quantize_rows(x, weight) if needs_ending(weight) else x
+
+
 def quantize_rows(x: Tensor, weight: Weight[Tensor]) -> Tensor | Quantized:
     """(T, K) float -> what `weight`'s GEMM reads."""
     end = ending(weight, x.shape[0], x.shape[1], x)

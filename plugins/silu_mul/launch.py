@@ -11,7 +11,7 @@ from torch import Tensor
 from ingot.network.weights import Weight
 from ingot.plugins.overlap import overlap
 from ingot.plugins.packed import launch
-from ingot.plugins.quantize.launch import MODES, Quantized, ending, warps_for
+from ingot.plugins.quantize.launch import Quantized, ending, needs_ending, warps_for
 from ingot.plugins.silu_mul import kernels
 
 
@@ -30,7 +30,7 @@ MANY = 512  # rows
 def silu_mul(gate_up: Tensor, reader: Weight[Tensor] | None, choice: SiluChoice = SiluChoice()) -> Tensor | Quantized:
     """(T, 2F) -> (T, F) as `reader` wants it."""
     num_rows, width = gate_up.shape[0], gate_up.shape[1] // 2
-    if reader is None or (reader.scheme not in MODES and reader.pre_scale is None):
+    if reader is None or not needs_ending(reader):
         out = torch.empty(num_rows, width, dtype=gate_up.dtype, device=gate_up.device)
         block = min(1024, triton.next_power_of_2(width))
         launch(

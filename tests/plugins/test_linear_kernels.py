@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ingot.errors import EngineError
 from ingot.network.weights import Scheme, Weight
-from ingot.plugins.linear.gated import gated
+from ingot.plugins.linear.gated import gated, well_filled
 from ingot.plugins.linear.launch import Choice, Choices, Library, Skinny, Tiled, run_linear
 from ingot.plugins.linear.reference import dequantize
 from ingot.plugins.linear.tune import candidates, read_choices, write_choices
@@ -66,6 +66,15 @@ def check_gated(scheme: Scheme, rows: int, n: int, k: int, device: torch.device)
     truth = silu_mul(inputs.double() @ dequantize(weight).double().T)
     plain = silu_mul(inputs.bfloat16() @ dequantize(weight).bfloat16().T)
     assert_as_exact_as_torch(gated(x, weight), plain, truth)
+
+
+@pytest.mark.parametrize(("rows", "filled"), [(8192, True), (8000, True), (1024, True), (768, False), (1025, False)])
+def test_a_gated_product_is_for_steps_that_fill_the_machine(
+    rows: int, filled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Llama-3.1-8B's on 132 multiprocessors: 66 clusters, 112 columns of tiles."""
+    monkeypatch.setattr("ingot.plugins.linear.gated.num_processors", lambda: 132)
+    assert well_filled(rows, 28672) == filled
 
 
 @pytest.mark.gpu
