@@ -26,7 +26,7 @@ from ingot.runtime.bench.lines import new_run
 
 LONGEST_SECONDS = 590
 LATE = 124  # exit code of a piece that ran into its limit
-ENGINE = "engines/random-fp8-kvfp8"
+ENGINE, WEIGHTS = "engines/random-fp8-kvfp8", "engines/random-checkpoint"
 PYTEST = "python -m pytest -q -m gpu -p no:cacheprovider"
 SMOKE = "test_triton_decode or test_cuda_decode or test_skinny or (test_the_gpu_answers and (none-auto or fp8-dynamic))"
 BENCH = "python -m ingot.cli bench"
@@ -49,10 +49,12 @@ PIECES = (
           command=f"{BENCH} offline --random-weights {{config}} --run {{run}} --output {{results}}/{{offline}}"),
     Piece(name="fp8kv", what="our side, fp8 + fp8 KV", minutes=2, needs="config",
           command=f"{BENCH} offline --random-weights {{config}} --quant fp8 --kv fp8 --run {{run}} --output {{results}}/{{offline}}"),
+    Piece(name="weights", what="our side's random weights as a checkpoint for vLLM", minutes=0.7, needs="vllm",
+          command=f"python benchmarks/random_checkpoint.py {{config}} -o {WEIGHTS}"),
     Piece(name="vllm-bf16", what="vLLM, bf16: 135 s to start, 90 s of work", minutes=4.5, needs="vllm",
-          command="python benchmarks/versus_vllm.py --site {vllm} --model {config} --modes bf16 --run {run} --output {results}/{offline}"),
+          command=f"python benchmarks/versus_vllm.py --site {{vllm}} --model {WEIGHTS} --modes bf16 --run {{run}} --output {{results}}/{{offline}}"),
     Piece(name="vllm-fp8kv", what="vLLM, fp8 + fp8 KV: 195 s to start, 65 s of work", minutes=5, needs="vllm",
-          command="python benchmarks/versus_vllm.py --site {vllm} --model {config} --modes fp8kv --run {run} --output {results}/{offline}"),
+          command=f"python benchmarks/versus_vllm.py --site {{vllm}} --model {WEIGHTS} --modes fp8kv --run {{run}} --output {{results}}/{{offline}}"),
     Piece(name="chat", what="20 chats of 8 turns, prefix cache on and off", minutes=1, needs="config",
           command=f"{BENCH} chat --random-weights {{config}} --quant fp8 --kv fp8 --run {{run}} --output {{results}}/h200-serving.jsonl"),
     Piece(name="engine", what="an engine folder with random weights", minutes=1.5, needs="config",

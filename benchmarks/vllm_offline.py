@@ -2,8 +2,8 @@
 
     PYTHONPATH=VLLM_SITE python benchmarks/vllm_offline.py MODE --model DIR --workloads ISL/OSLxN,...
 
-Imports vLLM, numpy and the standard library alone. Random weights, token ids in and out, greedy, EOS ignored, prefix cache
-off; everything else is vLLM's own default. benchmarks/versus_vllm.py runs it.
+Imports vLLM, numpy and the standard library alone. DIR's weights, vLLM's own dummies where it has none; token ids in and
+out, greedy, EOS ignored, prefix cache off; everything else is vLLM's own default. benchmarks/versus_vllm.py runs it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WARM_OSL, WARM_REQUESTS = 8, 16
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("mode", choices=sorted(MODES))
-    parser.add_argument("--model", required=True, help="a folder with a config.json")
+    parser.add_argument("--model", required=True, help="a folder with a config.json, and weights or not")
     parser.add_argument("--workloads", required=True)
     parser.add_argument("--max-model-len", type=int, default=8192)
     parser.add_argument("--memory-share", type=float, default=0.9)
@@ -31,11 +31,12 @@ def main() -> None:
     import numpy as np
     import vllm  # type: ignore[import-not-found]
 
+    weights = "checkpoint" if any(name.endswith(".safetensors") for name in os.listdir(args.model)) else "dummy"
     begin = time.perf_counter()
     llm = vllm.LLM(
         model=args.model,
         skip_tokenizer_init=True,
-        load_format="dummy",
+        load_format="dummy" if weights == "dummy" else "safetensors",
         dtype="bfloat16",
         max_model_len=args.max_model_len,
         gpu_memory_utilization=args.memory_share,
@@ -67,7 +68,7 @@ def main() -> None:
     for isl, osl, count in workloads:
         seconds, produced = generate(isl, osl, count)
         line = {"engine": engine, "mode": args.mode, "isl": isl, "osl": osl, "requests": count, "seconds": round(seconds, 3),
-                "output_tok_s": round(produced / seconds, 1), "startup_s": round(startup, 1)}  # fmt: skip
+                "output_tok_s": round(produced / seconds, 1), "startup_s": round(startup, 1), "weights": weights}  # fmt: skip
         print(json.dumps(line), flush=True)
 
 

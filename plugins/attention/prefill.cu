@@ -2,7 +2,7 @@
 //
 // A persistent block takes 128 query rows at a time: consecutive tokens of one sequence with the GROUP heads of one KV head
 // each. Four producer warps bring queries, an item ahead, and 128 keys or values at a time into a ring of shared memory, gathered
-// page by page; two consumer warpgroups have 64 rows each and issue the next tile's scores before they take in this tile's
+// page by page, an instruction each; two consumer warpgroups have 64 rows each and issue the next tile's scores before they take in this tile's
 // values, so that one product runs while the softmax of another is computed (FlashAttention-3, arXiv:2407.08608).
 //   scores (64 x 128) = Q . K^T     both from shared memory, 128-byte swizzle
 //   out (64 x 128)   += P . V       P from registers: an accumulator's layout is a fragment's
@@ -10,9 +10,9 @@
 // stale slots may hold NaN, and 0 * NaN is not 0. Tiles go from the last keys to the first, masks first.
 //
 // ROTATES: q is the qkv product itself, [tokens][kv heads * (GROUP + 2)][128], whose keys and values the cache holds already. Queries
-// land as they are; once the first keys are on their way, producers rotate them in place (and norm them first, where there are weights to).
+// land as they are; beside the tiles of the item before, producers rotate them in place (and norm them first, where there are weights to).
 //
-// Defined at compile time: ROTATES (0, 1), GROUP (query heads per KV head), PAGE (multiple of 16), KV_FP8 (0, 1). Head dim 128.
+// Defined at compile time: ROTATES (0, 1), GROUP (query heads per KV head), PAGE (a power of two from 16 on), KV_FP8 (0, 1). Head dim 128.
 // Cache: [2][pages][kv heads][PAGE][128]. q and out: [tokens][kv heads * GROUP][128] bf16. Dynamic shared memory: SHARED bytes.
 
 typedef unsigned int u32;
@@ -30,6 +30,7 @@ typedef long long i64;
 #define SHARED (SLOTS * TILE_BYTES + 4 * Q_BYTES + 1024)
 #define TOKENS (128 / GROUP)                         // query tokens of a work item
 #define ELEMENT (KV_FP8 ? 1 : 2)
+#define PASSES (KEYS / 8)                            // of 128 threads over a tile, 8 rows each
 #define PAGES (PAGE >= KEYS ? 1 : KEYS / PAGE)       // page-table entries of a tile
 #define NOTHING __int_as_float(0xff800000)           // minus infinity, which NVRTC has no name for
 #define PATIENCE (1 << 22)                           // polls of a barrier: a mistake must end in NaN, not in a hang
@@ -57,6 +58,11 @@ __device__ __forceinline__ Words load_global(const u8* p) {
     asm volatile("ld.global.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3]) : "l"(p));
     return v;
 }
+__device__ __forceinline__ uint2 load_pair(const u8* p) {
+    uint2 v;
+    asm volatile("ld.global.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p));
+    return v;
+}
 __device__ __forceinline__ void store_global(u16* p, Words v) {
     asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};" :: "l"(p), "r"(v.w[0]), "r"(v.w[1]), "r"(v.w[2]), "r"(v.w[3]) : "memory");
 }
@@ -64,8 +70,9 @@ __device__ __forceinline__ void store_global(u16* p, Words v) {
 __device__ __forceinline__ void copy_async(u32 to, const void* from, bool real) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :: "r"(to), "l"(from), "r"(real ? 16 : 0) : "memory");
 }
-// `x`, of which nothing is computed ahead and kept in registers.
-__device__ __forceinline__ int recomputed(int x) { asm volatile("" : "+r"(x)); return x; }
+// `x`, about which the compiler knows nothing: it computes nothing from it ahead, nor again what it was computed from.
+__device__ __forceinline__ int opaque(int x) { asm volatile("" : "+r"(x)); return x; }
+__device__ __forceinline__ u64 opaque(u64 x) { asm volatile("" : "+l"(x)); return x; }
 // Where 16-byte chunk `chunk` (0-15) of row `row` lies in a tile of halves of `half` bytes.
 __device__ __forceinline__ u32 place(int row, int chunk, u32 half) {
     return (chunk >> 3) * half + row * 128 + (((chunk & 7) ^ (row & 7)) << 4);
@@ -130,10 +137,11 @@ struct Work {
     int seq, head, first_row, query, count, length, position, end, begin, tiles;  // position: of the first query
 };
 
-__device__ __forceinline__ Work work_item(int item, const int* query_starts, const int* lengths, const int* tile_seqs,
-                                          const int* tile_starts, int kv_heads, int window) {
+struct Place { int seq, query, head; };
+
+__device__ __forceinline__ Work work_item(Place at, const int* query_starts, const int* lengths, int window) {
     Work w;
-    w.seq = tile_seqs[item / kv_heads], w.head = item % kv_heads, w.query = tile_starts[item / kv_heads];
+    w.seq = at.seq, w.query = at.query, w.head = at.head;
     w.first_row = query_starts[w.seq], w.count = query_starts[w.seq + 1] - w.first_row, w.length = lengths[w.seq];
     w.position = w.length - w.count + w.query;
     w.end = min(w.position + TOKENS, w.length);
@@ -144,11 +152,6 @@ __device__ __forceinline__ Work work_item(int item, const int* query_starts, con
 
 #if KV_FP8
 __device__ __forceinline__ u32 widen(u32 pair) { u32 d; asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(d) : "h"((u16)pair)); return d; }
-__device__ __forceinline__ Words widen_half(u32 a, u32 b) {
-    Words v;
-    v.w[0] = widen(a & 0xffff), v.w[1] = widen(a >> 16), v.w[2] = widen(b & 0xffff), v.w[3] = widen(b >> 16);
-    return v;
-}
 #endif
 
 struct Tile {
@@ -156,51 +159,47 @@ struct Tile {
     i64 side;                                        // byte offset of the values
 };
 
+// A lane takes eight columns of every eighth row: all addresses of a page lie at constant distances.
 struct Producer {
     const u8* cache;                                 // of the KV head
     const int* pages;
-    i64 page_bytes;
+    u32 page_bytes;
     int length, lane;                                // lane: 0-127
 
-    static constexpr int CHUNKS = DIM * ELEMENT / 16, ROWS = 128 / CHUNKS, PASSES = KEYS / ROWS;
+    static constexpr int PER_PAGE = PASSES / PAGES;  // 8 rows each
 
-    // Address of the 16 bytes that pass `i` brings of the tile at `key`; null past the end.
-    __device__ __forceinline__ const u8* source(int key, int i, const int (&entries)[PAGES]) const {
-        const int row = i * ROWS + lane / CHUNKS, token = key + row;
-        const int entry = PAGE >= KEYS ? entries[0] : entries[i * ROWS / PAGE];
-        const int inside = PAGE >= KEYS ? token % PAGE : i * ROWS % PAGE + lane / CHUNKS;
-        return token < length ? cache + entry * page_bytes + (inside * DIM * ELEMENT + lane % CHUNKS * 16) : nullptr;
+    // visit(pass, address of this lane's columns, whether there is such a token). What is opaque stays in registers: every pass is
+    // an instruction then, instead of a computation of its own.
+    template <class Visit> __device__ __forceinline__ void each(const Tile& t, Visit visit) const {
+        const int inside = PAGE > KEYS ? t.key % PAGE : 0, left = opaque(length - t.key - lane / 16);
+        const u64 own = opaque((u64)(cache + t.side + ((inside + lane / 16) * DIM + lane % 16 * 8) * ELEMENT));
+#pragma unroll
+        for (int page = 0; page < PAGES; ++page) {
+            const u64 at = opaque(own + (u64)(u32)t.entries[page] * page_bytes);
+#pragma unroll
+            for (int i = 0; i < PER_PAGE; ++i) visit(page * PER_PAGE + i, at + i * 8 * DIM * ELEMENT, (page * PER_PAGE + i) * 8 < left);
+        }
     }
+    __device__ __forceinline__ u32 target(u32 tile) const { return (u32)opaque((int)(tile + place(lane / 16, lane % 16, HALF_BYTES))); }
+
     __device__ __forceinline__ void find_pages(int key, int (&entries)[PAGES]) const {
 #pragma unroll
         for (int i = 0; i < PAGES; ++i) entries[i] = key + i * PAGE < length ? pages[(key + i * PAGE) / PAGE] : 0;
     }
 #if KV_FP8
-    __device__ __forceinline__ void load(Words (&held)[PASSES], const Tile& t) const {
-#pragma unroll
-        for (int i = 0; i < PASSES; ++i) {
-            const u8* from = source(t.key, i, t.entries);
-            held[i].w[0] = held[i].w[1] = held[i].w[2] = held[i].w[3] = 0;
-            if (from) held[i] = load_global(from + t.side);
-        }
+    __device__ __forceinline__ void load(uint2 (&held)[PASSES], const Tile& t) const {
+        each(t, [&](int i, u64 at, bool real) { held[i] = real ? load_pair((const u8*)at) : make_uint2(0, 0); });
     }
-    __device__ __forceinline__ void store(const Words (&held)[PASSES], u32 tile) const {
-        const int odd = lane % CHUNKS / 4;           // lanes of the second half begin with their second chunk: no bank conflict
+    __device__ __forceinline__ void store(const uint2 (&held)[PASSES], u32 tile) const {
+        const u32 to = target(tile);
 #pragma unroll
-        for (int i = 0; i < PASSES; ++i) {
-            const Words lo = widen_half(held[i].w[0], held[i].w[1]), hi = widen_half(held[i].w[2], held[i].w[3]);
-            const int row = i * ROWS + lane / CHUNKS, chunk = lane % CHUNKS * 2;
-            store_shared(tile + place(row, chunk + odd, HALF_BYTES), odd ? hi : lo);
-            store_shared(tile + place(row, chunk + 1 - odd, HALF_BYTES), odd ? lo : hi);
-        }
+        for (int i = 0; i < PASSES; ++i)
+            store_shared(to + i * 8 * 128, {{widen(held[i].x & 0xffff), widen(held[i].x >> 16), widen(held[i].y & 0xffff), widen(held[i].y >> 16)}});
     }
 #else
     __device__ __forceinline__ void copy(u32 tile, const Tile& t) const {
-#pragma unroll
-        for (int i = 0; i < PASSES; ++i) {
-            const u8* from = source(t.key, i, t.entries);
-            copy_async(tile + place(i * ROWS + lane / CHUNKS, lane % CHUNKS, HALF_BYTES), from ? from + t.side : cache, from != nullptr);
-        }
+        const u32 to = target(tile);
+        each(t, [&](int i, u64 at, bool real) { copy_async(to + i * 8 * 128, (const void*)at, real); });
     }
 #endif
 };
@@ -214,10 +213,10 @@ struct Rotation {
 
     // A lane takes eight rows, and of each the chunks `lane % 8` and 8 more, whose columns rotation mixes: no other lane needs them.
     __device__ __forceinline__ void bring(u32 queries, const Work& w, const u16* qkv, int kv_heads) const {
-        const int own = recomputed(lane);
+        const int own = opaque(lane);
 #pragma unroll 2
         for (int i = 0; i < 8; ++i) {
-            const int row = own / 8 * 8 + i, token = w.query + row / GROUP;
+            const int row = opaque(own / 8 * 8 + i), token = w.query + row / GROUP;
             const bool real = token < w.count && row < TOKENS * GROUP;
             const u16* at = qkv + ((i64)(w.first_row + token) * kv_heads * (GROUP + 2) + w.head * GROUP + row % GROUP) * DIM + own % 8 * 8;
             const u32 to = queries + row / 64 * Q_BYTES + place(row % 64, own % 8, 64 * 128);
@@ -226,50 +225,49 @@ struct Rotation {
         }
         asm volatile("cp.async.commit_group;" ::: "memory");
     }
-    // In place. Rows past the sequence are zeros at any angle.
-    __device__ __forceinline__ void operator()(u32 queries, const Work& w) const {
-        const int own = recomputed(lane), chunk = own % 8;
-        Words weights[2];
-        if (norm) weights[0] = load_global((const u8*)(norm + chunk * 8)), weights[1] = load_global((const u8*)(norm + chunk * 8 + 64));
+    // In place, the `pair`-th two of each lane's rows. Rows past the sequence are zeros at any angle.
+    __device__ __forceinline__ void operator()(u32 queries, const Work& w, int pair) const {
+        const int chunk = lane % 8;
         float4 cosines[2], sines[2];
-        asm volatile("cp.async.wait_group 0;" ::: "memory");
 #pragma unroll
-        for (int i = 0; i < 8; ++i) {
-            const int row = own / 8 * 8 + i;
-            if (i == 0 || row % GROUP == 0) {        // the next token's
+        for (int i = 0; i < 2; ++i) {
+            const int row = opaque(lane / 8 * 8 + 2 * pair + i);
+            if (i == 0 || GROUP % 2) {               // else both are heads of one token
                 const float4* angles = (const float4*)(table + (i64)min(w.position + row / GROUP, w.length - 1) * DIM + chunk * 8);
                 cosines[0] = angles[0], cosines[1] = angles[1], sines[0] = angles[16], sines[1] = angles[17];
             }
             const u32 at = queries + row / 64 * Q_BYTES + place(row % 64, chunk, 64 * 128);
-            Words a = load_shared(at), b = load_shared(at + 64 * 128);
-            float inverse = 1.f;
-            if (norm) {
-                float sum = 0.f;
-#pragma unroll
-                for (int j = 0; j < 8; ++j) {
-                    const float lo = half_of(a.w[j / 2], j % 2), hi = half_of(b.w[j / 2], j % 2);
-                    sum += lo * lo + hi * hi;
-                }
-#pragma unroll
-                for (int d = 1; d < 8; d <<= 1) sum += __shfl_xor_sync(~0u, sum, d);
-                inverse = rsqrtf(sum / DIM + eps);
-            }
-            float first[8], second[8];
-#pragma unroll
-            for (int j = 0; j < 8; ++j) {
-                float lo = half_of(a.w[j / 2], j % 2), hi = half_of(b.w[j / 2], j % 2);
-                if (norm) lo *= inverse * half_of(weights[0].w[j / 2], j % 2), hi *= inverse * half_of(weights[1].w[j / 2], j % 2);
-                const float cosine = (&cosines[j / 4].x)[j % 4], sine = (&sines[j / 4].x)[j % 4];
-                first[j] = lo * cosine - hi * sine, second[j] = hi * cosine + lo * sine;
-            }
-#pragma unroll
-            for (int j = 0; j < 4; ++j) {
-                a.w[j] = operand(pack_bf16(first[2 * j], first[2 * j + 1]));
-                b.w[j] = operand(pack_bf16(second[2 * j], second[2 * j + 1]));
-            }
-            store_shared(at, a);
-            store_shared(at + 64 * 128, b);
+            rotate(at, cosines, sines, chunk);
         }
+    }
+    __device__ __forceinline__ void rotate(u32 at, const float4 (&cosines)[2], const float4 (&sines)[2], int chunk) const {
+        Words a = load_shared(at), b = load_shared(at + 64 * 128);
+        float first[8], second[8];
+#pragma unroll
+        for (int j = 0; j < 8; ++j) first[j] = half_of(a.w[j / 2], j % 2), second[j] = half_of(b.w[j / 2], j % 2);
+        if (norm) {
+            float sum = 0.f;
+#pragma unroll
+            for (int j = 0; j < 8; ++j) sum += first[j] * first[j] + second[j] * second[j];
+#pragma unroll
+            for (int d = 1; d < 8; d <<= 1) sum += __shfl_xor_sync(~0u, sum, d);
+            const float inverse = rsqrtf(sum / DIM + eps);
+            const Words of_first = load_global((const u8*)(norm + chunk * 8)), of_second = load_global((const u8*)(norm + chunk * 8 + 64));
+#pragma unroll
+            for (int j = 0; j < 8; ++j) first[j] *= inverse * half_of(of_first.w[j / 2], j % 2), second[j] *= inverse * half_of(of_second.w[j / 2], j % 2);
+        }
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+            const float cosine = (&cosines[j / 4].x)[j % 4], sine = (&sines[j / 4].x)[j % 4], lo = first[j], hi = second[j];
+            first[j] = lo * cosine - hi * sine, second[j] = hi * cosine + lo * sine;
+        }
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+            a.w[j] = operand(pack_bf16(first[2 * j], first[2 * j + 1]));
+            b.w[j] = operand(pack_bf16(second[2 * j], second[2 * j + 1]));
+        }
+        store_shared(at, a);
+        store_shared(at + 64 * 128, b);
     }
 };
 #endif
@@ -282,10 +280,13 @@ struct Softmax {
     template <bool MASKED>
     __device__ __forceinline__ void take(float (&s)[64], int key, int c, const int (&position)[2], int window, float scale) {
         if (MASKED) {
+            int newest[2], oldest[2];                // of this lane's columns, what its rows may see: oldest < column <= newest
+#pragma unroll
+            for (int r = 0; r < 2; ++r) newest[r] = position[r] - key - 2 * c, oldest[r] = window > 0 ? newest[r] - window : -1;
 #pragma unroll
             for (int i = 0; i < 64; ++i) {
-                const int token = key + i / 4 * 8 + 2 * c + (i & 1), at = position[i >> 1 & 1];
-                if (token > at || (window > 0 && token <= at - window)) s[i] = NOTHING;
+                const int column = i / 4 * 8 + (i & 1), r = i >> 1 & 1;
+                if (column > newest[r] || column <= oldest[r]) s[i] = NOTHING;
             }
         }
         float best[2] = {top[0], top[1]}, other[2] = {top[0], top[1]}, more[2] = {0.f, 0.f};  // two chains each
@@ -340,20 +341,13 @@ paged_prefill(u16* __restrict__ out, const u16* __restrict__ q, const u8* __rest
 
     // Registers a thread, of 168 at the launch: an increase that the decrease does not make room for waits for ever.
     if (group == 0) {
-#if KV_FP8 || ROTATES
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 120;");
-#else
         asm volatile("setmaxnreg.dec.sync.aligned.u32 104;");
-#endif
         Producer from;
-        from.lane = lane, from.page_bytes = (i64)kv_heads * PAGE * DIM * ELEMENT;
-#if ROTATES
-        const Rotation rotate = {table, q_norm, eps, lane};
-#endif
+        from.lane = lane, from.page_bytes = (u32)kv_heads * PAGE * DIM * ELEMENT;
 #if KV_FP8
-        Words even[Producer::PASSES], odd[Producer::PASSES];  // loads of the one are under way while the other is stored
+        uint2 even[PASSES], odd[PASSES];             // loads of the one are under way while the other is stored
         int pending = -1;                            // the step whose bytes are still in registers
-        auto put = [&](const Words (&held)[Producer::PASSES]) {
+        auto put = [&](const uint2 (&held)[PASSES]) {
             if (pending < 0) return;
             const int slot = pending % SLOTS;
             wait(empty + slot * 8, (pending / SLOTS & 1) ^ 1);
@@ -361,36 +355,46 @@ paged_prefill(u16* __restrict__ out, const u16* __restrict__ q, const u8* __rest
             arrive(full + slot * 8);
             pending = -1;
         };
+        auto send = [&](uint2 (&own)[PASSES], const uint2 (&other)[PASSES], const Tile& t) {
+            from.load(own, t);
+            put(other);
+            pending = step++;
+        };
+#else
+        const int even = 0, odd = 0;                 // copies need no registers
+        auto send = [&](int, int, const Tile& t) {
+            const int slot = step % SLOTS;
+            wait(empty + slot * 8, (step / SLOTS & 1) ^ 1);
+            from.copy(ring + slot * TILE_BYTES, t);
+            arrive_with_copies(full + slot * 8);
+            ++step;
+        };
 #endif
-        for (int item = blockIdx.x, turn = 0; item < items; item += gridDim.x, ++turn) {
-            const Work w = work_item(item, query_starts, lengths, tile_seqs, tile_starts, kv_heads, window);
-            const u32 here = queries + (turn & 1) * 2 * Q_BYTES, query_bar = query_empty + (turn & 1) * 8;
-            from.cache = kv + (i64)w.head * PAGE * DIM * ELEMENT, from.length = w.length;
-            from.pages = page_table + (i64)(rows ? rows[w.seq] : w.seq) * max_pages;
-#if KV_FP8
-            put(odd);
+#if ROTATES
+        const Rotation rotation = {table, q_norm, eps, lane};
+        int rotated = 4;                             // of the queries that set out last: pairs of a lane's rows that are whole
 #endif
-            wait(query_bar, (turn >> 1 & 1) ^ 1);
+        // What an item is, and its queries: 128 rows of 16 chunks, a row is one token's one head, and rows past the sequence or the
+        // group are zeros. With ROTATES they only set out; `rotate` makes them whole.
+        auto offer = [&](const Work& w, int turn) {
+            const u32 here = queries + (turn & 1) * 2 * Q_BYTES, bar = query_full + (turn & 1) * 8;
+            wait(query_empty + (turn & 1) * 8, (turn >> 1 & 1) ^ 1);
             if (lane == 0) {                         // an arrival with copies would not tell of this store
                 works[turn & 1] = w;
                 if (w.query >= w.count) works[turn & 1].tiles = 0;
-                arrive(query_full + (turn & 1) * 8);
+                arrive(bar);
             }
-            if (w.query >= w.count) {                // tiles that nothing was left for come last: this block has no more
-                arrive(query_full + (turn & 1) * 8);
-                break;
+            if (w.query >= w.count) {
+                arrive(bar);
+                return;
             }
-            // 128 rows of 16 chunks: a row is one token's one head, and rows past the sequence or the group are zeros.
 #if ROTATES
-            rotate.bring(here, w, q, kv_heads);
-            auto rotate_queries = [&]() {
-                rotate(here, w);
-                arrive(query_full + (turn & 1) * 8);
-            };
+            rotation.bring(here, w, q, kv_heads);
+            rotated = 0;
 #else
-#pragma unroll 8
+#pragma unroll 4
             for (int i = 0; i < 16; ++i) {
-                const int row = i * 8 + lane / 16, chunk = lane % 16, token = w.query + row / GROUP;
+                const int row = opaque(i * 8 + lane / 16), chunk = lane % 16, token = w.query + row / GROUP;
                 const bool real = token < w.count && row < TOKENS * GROUP;
                 const u16* at = q + ((i64)(w.first_row + token) * kv_heads * GROUP + w.head * GROUP + row % GROUP) * DIM + chunk * 8;
                 const u32 to = here + row / 64 * Q_BYTES + place(row % 64, chunk, 64 * 128);
@@ -405,62 +409,66 @@ paged_prefill(u16* __restrict__ out, const u16* __restrict__ q, const u8* __rest
 #endif
             }
 #if KV_FP8
-            arrive(query_full + (turn & 1) * 8);
+            arrive(bar);
 #else
-            arrive_with_copies(query_full + (turn & 1) * 8);
+            arrive_with_copies(bar);
 #endif
 #endif
-            int now[PAGES] = {}, before[PAGES] = {};
-            // The i-th of an item: K0, K1, V0, K2, V1, ..., V of the last. In FP8 a loaded tile is stored one step later.
-            auto bring = [&](int i) {
-                const bool key_side = i == 0 || (i & 1 && i < 2 * w.tiles - 1);
-                const int tile = key_side ? (i + 1) / 2 : i / 2 - (i & 1 ? 0 : 1);
-                if (key_side) {
-#pragma unroll
-                    for (int p = 0; p < PAGES; ++p) before[p] = now[p];
-                    from.find_pages(w.begin + (w.tiles - 1 - tile) * KEYS, now);
-                }
-                const bool newest = key_side || i == 2 * w.tiles - 1;
+        };
+#if ROTATES
+        auto rotate = [&](const Work& w, int turn, int pairs) {
+            if (rotated == 0) asm volatile("cp.async.wait_group 0;" ::: "memory");
+#pragma unroll 1
+            for (; pairs > 0 && rotated < 4; --pairs)
+                if (rotation(queries + (turn & 1) * 2 * Q_BYTES, w, rotated++); rotated == 4) arrive(query_full + (turn & 1) * 8);
+        };
+#else
+        auto rotate = [](const Work&, int, int) {};
+#endif
+        auto place_of = [&](int item) { return Place{tile_seqs[item / kv_heads], tile_starts[item / kv_heads], item % kv_heads}; };
+        auto find = [&](Place at) { return work_item(at, query_starts, lengths, window); };
+
+        Work w = find(place_of(blockIdx.x)), next;   // `next` sets out beside the tiles of `w`; one that nothing was left for is the last
+        offer(w, 0);
+        for (int item = blockIdx.x + gridDim.x, turn = 0; w.query < w.count; item += gridDim.x, ++turn, w = next) {
+            const bool more = item < items;
+            const Place then = more ? place_of(item) : Place{};
+            from.cache = kv + (i64)w.head * PAGE * DIM * ELEMENT, from.length = w.length;
+            from.pages = page_table + (i64)(rows ? rows[w.seq] : w.seq) * max_pages;
+            int before[PAGES], now[PAGES] = {};
+            auto tile_of = [&](int tile, const int (&entries)[PAGES], i64 side) {
                 Tile t;
-                t.key = w.begin + (w.tiles - 1 - tile) * KEYS, t.side = key_side ? 0 : value_offset;
+                t.key = w.begin + (w.tiles - 1 - tile) * KEYS, t.side = side;
 #pragma unroll
-                for (int p = 0; p < PAGES; ++p) t.entries[p] = newest ? now[p] : before[p];
+                for (int i = 0; i < PAGES; ++i) t.entries[i] = entries[i];
                 return t;
             };
-#if KV_FP8
-            for (int i = 0; i < 2 * w.tiles; i += 2, step += 2) {
-                from.load(even, bring(i));
-                put(odd);
-#if ROTATES
-                if (i == 0) rotate_queries();
-#endif
-                pending = step;
-                from.load(odd, bring(i + 1));
-                put(even);
-                pending = step + 1;
+            auto find_pages = [&](int tile) {
+#pragma unroll
+                for (int i = 0; i < PAGES; ++i) before[i] = now[i];
+                if (tile < w.tiles) from.find_pages(w.begin + (w.tiles - 1 - tile) * KEYS, now);
+            };
+            find_pages(0);
+            send(even, odd, tile_of(0, now, 0));
+            find_pages(1);
+            if (turn == 0) rotate(w, turn, 4);
+            for (int tile = 1; tile < w.tiles; ++tile) {
+                send(odd, even, tile_of(tile, now, 0));
+                send(even, odd, tile_of(tile - 1, before, value_offset));
+                find_pages(tile + 1);
+                if (tile == 1 && more) offer(next = find(then), turn + 1);
+                else rotate(next, turn + 1, 1);
             }
-#else
-            for (int i = 0; i < 2 * w.tiles; ++i, ++step) {
-                const int slot = step % SLOTS;
-                const Tile t = bring(i);
-                wait(empty + slot * 8, (step / SLOTS & 1) ^ 1);
-                from.copy(ring + slot * TILE_BYTES, t);
-                arrive_with_copies(full + slot * 8);
-#if ROTATES
-                if (i == 0) rotate_queries();
-#endif
-            }
-#endif
+            send(odd, even, tile_of(w.tiles - 1, before, value_offset));
+            if (!more) break;
+            if (w.tiles == 1) offer(next = find(then), turn + 1);
+            rotate(next, turn + 1, 4);
         }
 #if KV_FP8
         put(odd);
 #endif
     } else {
-#if KV_FP8 || ROTATES
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 192;");
-#else
         asm volatile("setmaxnreg.inc.sync.aligned.u32 200;");
-#endif
         const int half = group - 1, warp = lane / 32, g = lane % 32 / 4, c = lane % 4;
         u32 mine = 0;                                // this warpgroup's queries
         float s[64], o[64];

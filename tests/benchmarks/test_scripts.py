@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from ingot.builder import Recipe
 from ingot.runtime import LLM, SamplingParams
@@ -28,7 +30,7 @@ class SamplingParams:
         self.max_tokens = max_tokens
 class LLM:
     def __init__(self, **words):
-        assert words["load_format"] == "dummy" and words["skip_tokenizer_init"] and not words["enable_prefix_caching"]
+        assert words["load_format"] in ("dummy", "safetensors") and words["skip_tokenizer_init"] and not words["enable_prefix_caching"]
         assert words.get("kv_cache_dtype") == (None if words.get("quantization") is None else "fp8")
         print("a word of its own")
     def generate(self, prompts, params, use_tqdm):
@@ -77,6 +79,7 @@ def test_vllms_figures_become_lines_of_the_same_run(site: Path, tmp_path: Path) 
     assert {line["run"] for line in lines} == {"r1"}
     assert [line["limit_tok_s"] for line in lines] == [9.0, None, None, None]
     assert lines[0]["versions"]["vllm"] == "0.26.0"
+    assert lines[0]["weights"] == "checkpoint"
     assert lines[0]["command"].startswith("python benchmarks/vllm_offline.py bf16 ")
     assert [json.loads(text) for text in done.stdout.splitlines()] == lines
     assert "a word of its own" in done.stderr
@@ -84,15 +87,46 @@ def test_vllms_figures_become_lines_of_the_same_run(site: Path, tmp_path: Path) 
 
 
 def test_what_vllm_measured_before_it_died_is_kept(site: Path, tmp_path: Path) -> None:
-    results = tmp_path / "results.jsonl"
-    words = ("--site", site, "--model", TINY, "--modes", "bf16", "--run", "r", "--output", results)
+    results, config = tmp_path / "results.jsonl", tmp_path / "config"
+    config.mkdir()
+    shutil.copy(TINY / "config.json", config)
+    words = ("--site", site, "--model", config, "--modes", "bf16", "--run", "r", "--output", results)
     done = script("versus_vllm.py", *words, "--workloads", "8/4x2,8/4x20")
     assert done.returncode == 0, done.stderr  # warm-ups have 16 requests at most
-    assert len(results.read_text().splitlines()) == 2
+    assert [json.loads(text)["weights"] for text in results.read_text().splitlines()] == ["dummy", "dummy"]
     done = script("versus_vllm.py", *words, "--workloads", "8/4x13")
     assert done.returncode == 1
     assert "ended with code 3" in done.stderr
     assert len(results.read_text().splitlines()) == 2
+
+
+def test_random_weights_become_a_checkpoint_that_lacks_nothing(tmp_path: Path) -> None:
+    config, out = tmp_path / "config", tmp_path / "out"
+    config.mkdir()
+    shape = LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        tie_word_embeddings=False, architectures=["LlamaForCausalLM"],
+    )  # fmt: skip
+    shape.save_pretrained(config)
+    done = script("random_checkpoint.py", config, "-o", out)
+    assert done.returncode == 0, done.stderr
+    model, info = LlamaForCausalLM.from_pretrained(out, output_loading_info=True)
+    assert not any(info[what] for what in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    weight = model.model.layers[1].mlp.up_proj.weight.float()
+    assert abs(float(weight.std()) - 32**-0.5) < 0.02
+    assert not weight.equal(model.model.layers[1].mlp.gate_proj.weight.float())
+
+
+def test_only_a_llama_becomes_a_random_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        json.dumps(
+            json.loads((TINY / "config.json").read_text())
+            | {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}
+        )
+    )
+    done = script("random_checkpoint.py", tmp_path, "-o", tmp_path / "out")
+    assert done.returncode == 2
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_plan_for_a_gpu_is_told_before_it_runs(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_decode(right: str, wrong: str, tmp_path: Path, monkeypatch: pytest.Monk
         ('asm volatile("fence.proxy.async.shared::cta;" ::: "memory");', "", "without fence.proxy.async", True),
         ("            wait(full + at % SLOTS * 8, at / SLOTS & 1);\n", "", "a copy is on its way", False),
         ("            wait(full + at % SLOTS * 8, at / SLOTS & 1);\n", "", "no barrier lies between", True),
-        ("                wait(empty + slot * 8, (step / SLOTS & 1) ^ 1);\n", "", "overwrites what", False),
+        ("            wait(empty + slot * 8, (step / SLOTS & 1) ^ 1);\n", "", "overwrites what", False),
         ("initialize(empty + i * 8, 8)", "initialize(empty + i * 8, 9)", "no thread can go on", False),
         ("initialize(full + i * 8, 128)", "initialize(full + i * 8, 127)", "no barrier lies between", True),
         ("            sync();\n            for (int i = lane", "            for (int i = lane", "reads what", False),
@@ -111,9 +111,8 @@ def test_prefill(
     ("right", "wrong", "found"),
     [
         ('asm volatile("cp.async.wait_group 0;" ::: "memory");', "", "a copy is on its way"),
-        ("                rotate(here, w);\n                arrive(query_full + (turn & 1) * 8);\n",
-         "                arrive(query_full + (turn & 1) * 8);\n                rotate(here, w);\n", "no barrier lies between"),
-        ("row % GROUP == 0) {", "row % GROUP == 1) {", "is wrong"),
+        ("rotated == 4) arrive", "rotated == 3) arrive", "no barrier lies between"),
+        ("w.position + row / GROUP, ", "w.position + row / GROUP + 1, ", "is wrong"),
     ],
 )  # fmt: skip
 def test_prefill_that_rotates(
