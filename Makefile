@@ -107,7 +107,7 @@ soak: $(VENV)/.dev ## random clients of every dialect for 20 minutes; fails wher
 	$(VENV)/bin/ingot build examples/tiny -o engines/tiny-soak --target cpu --max-model-len 256
 	$(PY) benchmarks/soak.py engines/tiny-soak $(RECORD)
 
-gpu-sanitize: ## the kernel tests' smallest shapes under compute-sanitizer: make gpu-sanitize PY=python3 TOOLS="memcheck racecheck initcheck"
+gpu-sanitize: ## the kernel tests' smallest shapes under compute-sanitizer: make gpu-sanitize PY=python3 TOOLS="memcheck tests/plugins/test_tune.py"
 	$(PY) tests/sanitize.py $(TOOLS)
 
 gpu-figures: ## all figures of one GPU, pieces under 10 minutes: make gpu-figures PY=python3 CONFIG=DIR VLLM=SITE RUN=ID PIECES="bf16 fp8kv"
