@@ -54,4 +54,4 @@ def test_a_tool_that_ran_no_test_has_not_shown_anything(fake: Path) -> None:
 def test_an_unknown_tool_is_refused(fake: Path) -> None:
     done = sanitize(fake, "leakcheck")
     assert done.returncode == 1
-    assert "No such tool: leakcheck" in done.stderr
+    assert "No such tool or test: leakcheck" in done.stderr
