@@ -122,7 +122,7 @@ class CudaOps:
         return self.choices.pick(weight.scheme, weight.data.shape[0], k, rows)
 
     def rope(self, layer: int, qkv: Tensor, batch: Batch[Tensor]) -> tuple[Tensor | Unrotated, Tensor, Tensor]:
-        if self._variants.rotate_in_attention and self._rotates_itself(batch):
+        if self._rotates_itself(batch):
             return Unrotated(qkv=qkv), qkv, qkv
         config, rotated = self._config, self._rotated(batch)
         q = rope_and_write(
@@ -134,6 +134,8 @@ class CudaOps:
 
     def _rotates_itself(self, batch: Batch[Tensor]) -> bool:
         if not isinstance(batch, CudaBatch) or not batch.all_rows or batch.tiles is not None:
+            return False
+        if not self._variants.rotate_in_attention and not 0 < self._variants.rotating_rows <= batch.num_decodes:
             return False
         return rotates_within(self._config.head_dim, self._dtype, batch.decode_choice)
 

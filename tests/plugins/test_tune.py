@@ -147,6 +147,7 @@ def test_variants_survive_their_file(tmp_path: Path) -> None:
         overlap=Overlap(ahead=16, late=64),
         rotate_in_attention=True,
         rotated_prompts=4096,
+        rotating_rows=512,
     )
     write_choices(Choices(tuned={}, variants=variants), tmp_path / "choices.json")
     assert read_choices(tmp_path / "choices.json").variants == variants

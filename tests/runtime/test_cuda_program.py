@@ -126,10 +126,10 @@ def test_captured_steps_with_prompts_are_the_references(case: str) -> None:
 @pytest.mark.parametrize("kv", [torch.bfloat16, torch.float8_e4m3fn])
 @pytest.mark.parametrize("mixed_tokens", [0, 2048])
 def test_prompts_that_rotate_in_attention_are_the_references(mixed_tokens: int, kv: torch.dtype) -> None:
-    """Eager and captured, beside sequences that decode."""
+    """Eager and captured, beside sequences that decode, which from three on are rotated in attention too."""
     config = replace(CONFIG, num_heads=4, num_kv_heads=1, head_dim=128, qk_norm=True)
     weights = random_weights(config, Scheme.NONE, torch.bfloat16, torch.device("cuda"))
-    variants = Variants(prefill=PrefillChoice(cuda=True), rotated_prompts=1, mixed_tokens=mixed_tokens)
+    variants = Variants(prefill=PrefillChoice(cuda=True), rotated_prompts=1, rotating_rows=3, mixed_tokens=mixed_tokens)
     prompts = make_prompts() * 2
     texts = serve(config, weights, prompts, GREEDY, kv=kv, variants=variants)
     for prompt, text in zip(prompts, texts, strict=True):
