@@ -61,7 +61,7 @@ def decode_choices(seqs: int, length: int) -> list[DecodeChoice]:
         cuda = [DecodeChoice(splits=1, warps=w, sub=s) for w, s in ((1, 1), (1, 2), (2, 1), (2, 2), (8, 1))]
         return [*cuda, DecodeChoice(splits=1, cuda=False)]
     counts = sorted({max(1, min(length // 64, n // blocks)) for n in (132, 264)})
-    return [DecodeChoice(splits=n, warps=w, sub=1) for n in counts for w in (4, 8)]
+    return [DecodeChoice(splits=n, warps=w, sub=s) for n in counts for w, s in ((4, 1), (8, 1), (8, 2))]
 
 
 def gemm(ceilings: dict[str, float]) -> Iterator[dict[str, object]]:

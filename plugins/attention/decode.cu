@@ -10,7 +10,8 @@
 // the warp that reads the newest token rotates and stores its key and value before: no kernel of its own for that.
 //
 // Defined at compile time: ROTATES (0, 1: head dim 128 only), HEAD_DIM (64, 128), GROUP (query heads per KV head, <= 8), PAGE (multiple of 16),
-// KV_FP8 (0, 1), AHEAD (0, 1: see overlap.py), WARPS, SUB (16-token subtiles a warp takes at a time).
+// KV_FP8 (0, 1), AHEAD (0, 1: see overlap.py), WARPS, SUB (16-token subtiles a warp takes at a time), ALONE (tokens of a context that
+// one block takes alone, however many splits there are).
 // Cache: [2][pages][kv heads][PAGE][HEAD_DIM]. q and out: [sequences][kv heads * GROUP][HEAD_DIM] bf16.
 
 typedef unsigned int u32;
@@ -202,8 +203,8 @@ paged_decode(u16* __restrict__ out, const u16* __restrict__ q, const u8* __restr
     const int* pages = page_table + (i64)(rows ? rows[seq] : seq) * max_pages;
     const int first = window > 0 && length > window ? length - window : 0;
     const int tile_lo = first / TILE, tile_hi = (length + TILE - 1) / TILE;
-    // Splits of less than two tiles a warp cost more to combine than they save; blocks left without work go.
-    const int most = (tile_hi - tile_lo + 2 * WARPS - 1) / (2 * WARPS);
+    // Splits of a short context, or of less than two tiles a warp, cost more to combine than they save; blocks left without work go.
+    const int tiles = tile_hi - tile_lo, most = tiles * TILE <= ALONE ? 1 : (tiles + 2 * WARPS - 1) / (2 * WARPS);
     const int splits = min((int)gridDim.x, most);
     if (length <= 0 || split >= splits) {
         wait_for_previous();                         // or the next kernel's wait would not be one for the previous too

@@ -35,7 +35,7 @@ BF16, CPU = torch.bfloat16, torch.device("cpu")
 def test_decode(heads: tuple[int, int], dim: int, page: int, splits: int, window: int, sub: int, fp8: bool) -> None:
     case = make_case(CPU, BF16, [1] * 3, [1, 17, 410], heads=heads, dim=dim, page=page, window=window, fp8=fp8)
     with interpreted(Setting()):
-        found = run_decode(case, DecodeChoice(splits=splits, sub=sub, warps=4))
+        found = run_decode(case, DecodeChoice(splits=splits, sub=sub, warps=4, alone=64))
     assert_as_exact_as_torch(found, case.plain(), case.truth())
 
 
@@ -55,7 +55,7 @@ def test_decode_waits_for_the_newest_token_alone(fp8: bool, rotates: bool, monke
         for row, length in zip(case.paged.rows.tolist(), lengths, strict=True):
             page = int(case.paged.page_table[row, (length - 1) // 16])
             setting.fresh[:, page, :, (length - 1) % 16] = True
-        found = run_decode(case, DecodeChoice(splits=2, warps=4))
+        found = run_decode(case, DecodeChoice(splits=2, warps=4, alone=0))
     assert_as_exact_as_torch(found, case.plain(), case.truth())
 
 
@@ -77,7 +77,10 @@ def check_rotating_decode(lengths: list[int], heads: tuple[int, int], *, norm: b
     norms = (torch.rand(128).bfloat16(), torch.rand(128).bfloat16()) if norm else None
     table = rope_table(tuple(1e4 ** (-i / 64) for i in range(64)), 512, CPU)
     qkv = torch.randn(len(lengths), num_heads + 2 * num_kv_heads, 128).bfloat16()
-    out, choice = torch.full((len(lengths), num_heads, 128), torch.nan).bfloat16(), DecodeChoice(splits=splits, warps=4)
+    out, choice = (
+        torch.full((len(lengths), num_heads, 128), torch.nan).bfloat16(),
+        DecodeChoice(splits=splits, warps=4, alone=0),
+    )
     work = Workspace.allocate(len(lengths), num_heads, 128, CPU)
     rotate_and_decode(qkv.flatten(1), Rotation(table=table, norms=norms, eps=1e-5), case.paged, out, work, choice)
     written = cache.clone()

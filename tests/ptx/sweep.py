@@ -52,7 +52,9 @@ def run_decoding(any_: random.Random, setting: Setting) -> str:
     text = f"group {group} x {kv_heads}, dim {dim}, page {page}, window {window}, fp8 {fp8}, {lengths}, {splits} x {sub}, {setting}"
     heads = (group * kv_heads, kv_heads)
     case = make_case(CPU, BF16, [1] * len(lengths), lengths, heads=heads, dim=dim, page=page, window=window, fp8=fp8)
-    found = run_decode(case, DecodeChoice(splits=splits, sub=sub, warps=any_.choice([2, 4, 8])))
+    found = run_decode(
+        case, DecodeChoice(splits=splits, sub=sub, warps=any_.choice([2, 4, 8]), alone=any_.choice([0, 0, 128]))
+    )
     assert_as_exact_as_torch(found, case.plain(), case.truth())
     lengths = [length for length in lengths if length < 500] or [9]
     check_rotating_decode(lengths, heads, norm=any_.random() < 0.5, fp8=fp8, splits=splits)
