@@ -84,31 +84,33 @@ def measured(what: str, rows: list[tuple[str, str, str]]) -> str:
     return "\n".join([*lines, *(f"| {text} | {figure} | `{command}` |" for text, figure, command in rows)])
 
 
-def offline_sides() -> Sides:
-    """The lines of the newest run that two engines took part in; before there is one, our newest of each workload."""
+def offline_runs() -> list[Sides]:
+    """The lines of every run that two engines took part in, the newest first; before there is one, our newest of each workload."""
     lines = read("h200-llama-3.1-8b.jsonl")
     engines: dict[str, set[str]] = {}
     for line in lines:
         engines.setdefault(line["run"], set()).add(line["engine"])
-    shared = [line["run"] for line in lines if len(engines[line["run"]]) > 1]
-    chosen = [line for line in lines if line["run"] == shared[-1]] if shared else lines
-    return {
-        (f"{line['isl']}/{line['osl']} x {line['requests']}", line["mode"], line["engine"]): line for line in chosen
-    }
+    shared = [run for run, found in engines.items() if len(found) > 1]
+    chosen = [[line for line in lines if line["run"] == run] for run in reversed(shared)] or [lines]
+    return [
+        {(f"{line['isl']}/{line['osl']} x {line['requests']}", line["mode"], line["engine"]): line for line in run}
+        for run in chosen
+    ]
 
 
 def h200_table() -> str:
     """Both modes side by side, and the other engine's figures where it took part."""
-    sides = offline_sides()
+    sides, *before = offline_runs()
     others = sorted({engine for _, _, engine in sides} - {OURS})
     columns = ["ISL/OSL x requests"]
+    ratio = "ratio (runs before)" if before else "ratio"
     for name in MODES.values():
-        columns += [f"{name}, tokens/s", "of the limit"] + [text for other in others for text in (other, "ratio")]
+        columns += [f"{name}, tokens/s", "of the limit"] + [text for other in others for text in (other, ratio)]
     rows = [columns, ["---"] * len(columns)]
     for workload in dict.fromkeys(workload for workload, _, _ in sides):
         cells = [workload]
         for mode in MODES:
-            cells += mode_cells(sides, workload, mode, others)
+            cells += mode_cells(sides, before, workload, mode, others)
         rows.append(cells)
     parts = ["\n".join(f"| {' | '.join(row)} |" for row in rows)]
     if others:
@@ -117,14 +119,20 @@ def h200_table() -> str:
     return "\n\n".join([*parts, measured("on a GPU of that host", more)] if more else parts)
 
 
-def mode_cells(sides: Sides, workload: str, mode: str, others: list[str]) -> list[str]:
+def mode_cells(sides: Sides, before: list[Sides], workload: str, mode: str, others: list[str]) -> list[str]:
     ours = sides.get((workload, mode, OURS))
     cells = [f"{ours['output_tok_s']:,.0f}", f"{ours['share']:.0%}"] if ours else ["", ""]
     for other in others:
         theirs = sides.get((workload, mode, other))
         cells.append(f"{theirs['output_tok_s']:,.0f}" if theirs else "")
-        cells.append(f"{ours['output_tok_s'] / theirs['output_tok_s']:.2f}" if ours and theirs else "")
+        past = ", ".join(filter(None, (ratio_text(run, workload, mode, other) for run in before)))
+        cells.append(ratio_text(sides, workload, mode, other) + (f" ({past})" if past else ""))
     return cells
+
+
+def ratio_text(sides: Sides, workload: str, mode: str, other: str) -> str:
+    ours, theirs = sides.get((workload, mode, OURS)), sides.get((workload, mode, other))
+    return f"{ours['output_tok_s'] / theirs['output_tok_s']:.2f}" if ours and theirs else ""
 
 
 def h200_rows() -> list[tuple[str, str, str]]:
@@ -142,7 +150,7 @@ def h200_rows() -> list[tuple[str, str, str]]:
 
 def h200_plot() -> str:
     """Shares of the limit of one run: ours, and other engines' by our limit."""
-    sides = offline_sides()
+    sides = offline_runs()[0]
     engines = [OURS, *sorted({engine for _, _, engine in sides} - {OURS})]
     groups = []
     for workload in dict.fromkeys(workload for workload, _, _ in sides):

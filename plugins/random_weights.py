@@ -1,4 +1,4 @@
-"""Random weights of a configuration's shapes in any scheme, made on the device: for benchmarks, where values do not matter."""
+"""Random weights of a configuration's shapes in any scheme, made on the device: for benchmarks, as varied as a model's."""
 
 from __future__ import annotations
 
