@@ -44,6 +44,16 @@ def test_verdicts_are_told_apart(fake: Path) -> None:
     assert sanitize(fake, "memcheck").returncode == 0
 
 
+def test_files_of_tests_stand_for_all(fake: Path) -> None:
+    (fake / "compute-sanitizer").write_text('#!/bin/sh\necho "asked: $*"\necho "1 passed in 1s"\n')
+    done = sanitize(fake, "racecheck", "tests/plugins/test_tune.py")
+    assert done.returncode == 0, done.stdout
+    (asked,) = (text for text in done.stdout.splitlines() if text.startswith("asked: ") and "pytest" in text)
+    assert "tests/plugins/test_tune.py" in asked
+    assert "tests/plugins " not in asked
+    assert "not gated" in asked
+
+
 def test_a_tool_that_ran_no_test_has_not_shown_anything(fake: Path) -> None:
     (fake / "compute-sanitizer").write_text("#!/bin/sh\nexit 0\n")
     done = sanitize(fake, "memcheck")
