@@ -14,7 +14,8 @@ from functools import partial
 import torch
 
 from ingot.network.weights import Scheme, Weight
-from ingot.plugins.attention.launch import DecodeChoice, Paged, PrefillChoice, Tiles, Workspace, decode, prefill
+from ingot.plugins.attention.launch import DecodeChoice, Paged, Workspace, decode
+from ingot.plugins.attention.prefill import PrefillChoice, Tiles, prefill
 from ingot.plugins.attention.tiles import plan_tiles
 from ingot.plugins.linear.gated import gated
 from ingot.plugins.linear.launch import Choice, Library, Skinny, Tiled, run_linear

@@ -19,16 +19,8 @@ from ingot.network.config import ModelConfig
 from ingot.network.ops import Batch
 from ingot.network.rope import inverse_frequencies
 from ingot.network.weights import Scheme, Weight
-from ingot.plugins.attention.launch import (
-    Paged,
-    Rotation,
-    Tiles,
-    Workspace,
-    fits_cuda_prefill,
-    rotate_and_decode,
-    rotate_and_prefill,
-    rotates_within,
-)
+from ingot.plugins.attention.launch import Paged, Rotation, Workspace, rotate_and_decode, rotates_within
+from ingot.plugins.attention.prefill import Tiles, fits_cuda_prefill, rotate_and_prefill
 from ingot.plugins.attention.step import CudaBatch, attend, attend_decodes
 from ingot.plugins.attention.tiles import plan_tiles, prefill_rows
 from ingot.plugins.linear.gated import fits_gated, gated, well_filled

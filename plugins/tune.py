@@ -17,12 +17,8 @@ from ingot.network.decoder import decoder
 from ingot.network.ops import Ops
 from ingot.network.weights import Weight
 from ingot.plugins.attention.cases import PrefillCase, RotationCase
-from ingot.plugins.attention.launch import (
-    PrefillChoice,
-    choose_decode,
-    choose_prefill,
-    fits_cuda_prefill,
-)
+from ingot.plugins.attention.launch import choose_decode
+from ingot.plugins.attention.prefill import PrefillChoice, choose_prefill, fits_cuda_prefill
 from ingot.plugins.attention.step import CudaBatch
 from ingot.plugins.cuda_ops import CudaOps
 from ingot.plugins.linear.gated_trial import gated_from

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ingot.plugins.attention.launch import PrefillChoice
+from ingot.plugins.attention.prefill import PrefillChoice
 from ingot.plugins.overlap import Overlap
 from ingot.plugins.silu_mul.launch import SiluChoice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variants:
-    prefill: PrefillChoice | None = None  # None: as attention.launch.choose_prefill says
+    prefill: PrefillChoice | None = None  # None: as attention.prefill.choose_prefill says
     silu: SiluChoice = field(default_factory=SiluChoice)
     gated_rows: int = 0  # from which the product of gate and up ends with SiLU (linear/gated.cu); 0: never
     rotate_in_attention: bool = False  # of decode steps: no kernel of its own for RoPE and the KV write

@@ -9,18 +9,8 @@ from torch import Tensor
 
 from ingot.network.config import ModelConfig
 from ingot.network.rope import inverse_frequencies
-from ingot.plugins.attention.launch import (
-    Paged,
-    PrefillChoice,
-    Rotation,
-    Tiles,
-    Workspace,
-    choose_decode,
-    decode,
-    prefill,
-    rotate_and_decode,
-    rotate_and_prefill,
-)
+from ingot.plugins.attention.launch import Paged, Rotation, Workspace, choose_decode, decode, rotate_and_decode
+from ingot.plugins.attention.prefill import PrefillChoice, Tiles, prefill, rotate_and_prefill
 from ingot.plugins.attention.reference import attend
 from ingot.plugins.attention.tiles import plan_tiles, prefill_rows
 from ingot.plugins.rope.launch import rope_and_write, rope_table

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from ingot.network.ops import Batch
-from ingot.plugins.attention.launch import DecodeChoice, Paged, PrefillChoice, Tiles, Workspace, decode, prefill
+from ingot.plugins.attention.launch import DecodeChoice, Paged, Workspace, decode
+from ingot.plugins.attention.prefill import PrefillChoice, Tiles, prefill
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

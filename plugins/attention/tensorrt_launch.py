@@ -10,7 +10,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from ingot.plugins.attention.launch import Paged, Workspace, choose_decode, device_tiles, write
+from ingot.plugins.attention.launch import Paged, Workspace, choose_decode, write
+from ingot.plugins.attention.prefill import device_tiles
 from ingot.plugins.attention.step import CudaBatch, attend
 from ingot.plugins.attention.tensorrt_plugin import Call
 from ingot.plugins.attention.tiles import prefill_rows

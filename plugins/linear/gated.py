@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ingot.network.weights import Scheme, Weight
-from ingot.plugins.attention.launch import capability, num_processors
 from ingot.plugins.cubin import kernel
+from ingot.plugins.device import capability, num_processors
 from ingot.plugins.quantize.launch import Quantized
 from ingot.plugins.tensor_map import row_boxes
 

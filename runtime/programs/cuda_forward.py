@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ingot.manifest import Limits
 from ingot.network.config import ModelConfig
-from ingot.plugins.attention.launch import DecodeChoice, Tiles, choose_decode
+from ingot.plugins.attention.launch import DecodeChoice, choose_decode
+from ingot.plugins.attention.prefill import Tiles
 from ingot.plugins.attention.step import CudaBatch
 from ingot.plugins.overlap import chosen_overlap
 from ingot.plugins.sampling.launch import greedy

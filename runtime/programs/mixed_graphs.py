@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from ingot.manifest import Limits
-from ingot.plugins.attention.launch import DecodeChoice, Tiles
+from ingot.plugins.attention.launch import DecodeChoice
+from ingot.plugins.attention.prefill import Tiles
 from ingot.plugins.attention.step import CudaBatch
 from ingot.plugins.sampling.launch import greedy
 from ingot.runtime.programs.cuda_step import Ints, MixedStep, mixed_step

@@ -11,16 +11,8 @@ from tests.exactness import assert_as_exact_as_torch
 from torch import Tensor
 from torch.nn import functional
 
-from ingot.plugins.attention.launch import (
-    DecodeChoice,
-    Paged,
-    PrefillChoice,
-    Tiles,
-    Workspace,
-    choose_decode,
-    decode,
-    prefill,
-)
+from ingot.plugins.attention.launch import DecodeChoice, Paged, Workspace, choose_decode, decode
+from ingot.plugins.attention.prefill import PrefillChoice, Tiles, prefill
 from ingot.plugins.attention.reference import attend, visible
 from ingot.plugins.attention.tiles import plan_tiles, prefill_rows
 from ingot.runtime.programs.mixed_graphs import PAST
@@ -137,7 +129,7 @@ def test_cuda_decode(
         torch.device("cuda"), torch.bfloat16, [1] * 6, lengths, heads=heads, dim=dim, page=page, window=window, fp8=fp8
     )
     assert_as_exact_as_torch(
-        run_decode(case, DecodeChoice(splits=splits, sub=sub, alone=0)), case.plain(), case.truth()
+        run_decode(case, DecodeChoice(splits=splits, sub=sub, warps=4 * sub, alone=0)), case.plain(), case.truth()
     )
 
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ingot.network.weights import Scheme
 from ingot.plugins.attention.cases import RotationCase
-from ingot.plugins.attention.launch import DecodeChoice, PrefillChoice, Rotation, Tiles, Workspace, rotate_and_decode
+from ingot.plugins.attention.launch import DecodeChoice, Rotation, Workspace, rotate_and_decode
+from ingot.plugins.attention.prefill import PrefillChoice, Tiles
 from ingot.plugins.attention.step import CudaBatch
 from ingot.plugins.cuda_ops import CudaOps, Unrotated
 from ingot.plugins.linear.launch import Choices
@@ -35,7 +36,7 @@ BF16, CPU = torch.bfloat16, torch.device("cpu")
 def test_decode(heads: tuple[int, int], dim: int, page: int, splits: int, window: int, sub: int, fp8: bool) -> None:
     case = make_case(CPU, BF16, [1] * 3, [1, 17, 410], heads=heads, dim=dim, page=page, window=window, fp8=fp8)
     with interpreted(Setting()):
-        found = run_decode(case, DecodeChoice(splits=splits, sub=sub, warps=4, alone=64))
+        found = run_decode(case, DecodeChoice(splits=splits, sub=sub, warps=4 * sub, alone=64))
     assert_as_exact_as_torch(found, case.plain(), case.truth())
 
 

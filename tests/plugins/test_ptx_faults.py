@@ -16,6 +16,7 @@ from tests.ptx.launch import Setting, interpreted
 
 from ingot.network.weights import Scheme
 from ingot.plugins.attention import launch as attention
+from ingot.plugins.attention import prefill as prompts
 from ingot.plugins.attention.cases import RotationCase
 from ingot.plugins.linear import gated
 from ingot.plugins.linear import launch as linear
@@ -100,8 +101,8 @@ def test_decode(right: str, wrong: str, tmp_path: Path, monkeypatch: pytest.Monk
 def test_prefill(
     right: str, wrong: str, found: str, fp8: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = attention.PREFILL_SOURCE
-    monkeypatch.setattr(attention, "PREFILL_SOURCE", mistaken(source, right, wrong, tmp_path))
+    source = prompts.SOURCE
+    monkeypatch.setattr(prompts, "SOURCE", mistaken(source, right, wrong, tmp_path))
     case = make_case(CPU, BF16, [5], [300], heads=(4, 1), dim=128, page=128, fp8=fp8)
     with interpreted(Setting(processors=1)), pytest.raises((Fault, AssertionError), match=found):
         attend(case)
@@ -118,7 +119,7 @@ def test_prefill(
 def test_prefill_that_rotates(
     right: str, wrong: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "PREFILL_SOURCE", mistaken(attention.PREFILL_SOURCE, right, wrong, tmp_path))
+    monkeypatch.setattr(prompts, "SOURCE", mistaken(prompts.SOURCE, right, wrong, tmp_path))
     config = replace(CONFIG, num_heads=4, num_kv_heads=1, head_dim=128)
     case = RotationCase(config, BF16, BF16, 128, [10], "cpu", counts=[5])
     with interpreted(Setting(processors=1)), pytest.raises((Fault, AssertionError), match=found):
@@ -126,5 +127,5 @@ def test_prefill_that_rotates(
 
 
 def attend(case: Case) -> None:
-    result = run_prefill(case, spare=1, choice=attention.PrefillChoice(cuda=True))
+    result = run_prefill(case, spare=1, choice=prompts.PrefillChoice(cuda=True))
     assert (result.float() - case.truth()).abs().max() < 0.05, "the result is wrong"

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ingot.network.ops import Batch
 from ingot.plugins.attention import batched, reference
-from ingot.plugins.attention.launch import device_tiles
+from ingot.plugins.attention.prefill import device_tiles
 from ingot.plugins.attention.tensorrt_launch import KernelLaunch
 from ingot.plugins.attention.tensorrt_plugin import Settings, plugin_class
 from ingot.plugins.attention.tiles import plan_tiles

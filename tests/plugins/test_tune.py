@@ -13,7 +13,7 @@ from ingot.network.config import ModelConfig
 from ingot.network.weights import Scheme, Weight
 from ingot.plugins import trial
 from ingot.plugins.attention.cases import PrefillCase, RotationCase
-from ingot.plugins.attention.launch import PrefillChoice, choose_prefill
+from ingot.plugins.attention.prefill import PrefillChoice, choose_prefill
 from ingot.plugins.linear.launch import Choices
 from ingot.plugins.linear.tune import read_choices, write_choices
 from ingot.plugins.overlap import Overlap

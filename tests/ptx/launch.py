@@ -20,6 +20,7 @@ from tests.ptx.parse import parse
 
 from ingot.plugins import tensor_map
 from ingot.plugins.attention import launch as attention
+from ingot.plugins.attention import prefill
 from ingot.plugins.linear import gated
 from ingot.plugins.linear import launch as linear
 
@@ -97,10 +98,10 @@ def interpreted(setting: Setting) -> Iterator[Setting]:
     before = torch.are_deterministic_algorithms_enabled()
     with pytest.MonkeyPatch.context() as patch:
         torch.use_deterministic_algorithms(True)  # torch.empty then gives NaN, which outputs are until they are written
-        for module in (attention, linear, gated):
+        for module in (attention, prefill, linear, gated):
             patch.setattr(module, "kernel", kernel)
         patch.setattr(tensor_map, "describe", describe)
-        for module in (attention, gated):
+        for module in (prefill, gated):
             patch.setattr(module, "capability", lambda: (9, 0))
             patch.setattr(module, "num_processors", lambda: setting.processors)
         try:

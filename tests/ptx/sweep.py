@@ -22,7 +22,8 @@ from tests.plugins.test_linear_kernels import check, check_gated
 from tests.ptx.launch import Setting, interpreted
 
 from ingot.network.weights import Scheme
-from ingot.plugins.attention.launch import DecodeChoice, PrefillChoice
+from ingot.plugins.attention.launch import DecodeChoice
+from ingot.plugins.attention.prefill import PrefillChoice
 from ingot.plugins.linear.launch import Skinny
 
 BF16, CPU = torch.bfloat16, torch.device("cpu")

@@ -13,7 +13,7 @@ from torch import Tensor
 from ingot.manifest import Limits
 from ingot.network.config import ModelConfig
 from ingot.network.weights import Scheme, Weight
-from ingot.plugins.attention.launch import PrefillChoice
+from ingot.plugins.attention.prefill import PrefillChoice
 from ingot.plugins.linear.launch import Choices
 from ingot.plugins.random_weights import random_weights
 from ingot.plugins.score import Scorer
