@@ -21,8 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ("memcheck", "racecheck", "initcheck")
 FOREIGN = ("at6native", "nvjet", "cutlass", "cublas", "cub", "memset")  # in kernels' mangled names
-# racecheck breaks on gated.cu ("failed to handle a hardware exception"), our one kernel with clusters: the interpreter of PTX looks
-# for its races, in tests/plugins/test_linear_ptx.py.
+# racecheck breaks off in gated.cu ("failed to handle a hardware exception"), whose races the interpreter of PTX looks for, in
+# tests/plugins/test_linear_ptx.py; and then at the first of Triton's FP8 GEMM, which nothing is known about yet.
 UNTRACED = {"racecheck": " and not gated"}
 EXCLUSIONS = ("--kernel-name-exclude", "--kernel-regex-exclude")
 TESTS = "not whatever_the_chooser and not 14336 and not 4096-4096 and not 2048"
