@@ -23,6 +23,7 @@ BENCHMARKS = ROOT / "benchmarks"
 TINY = ROOT / "examples" / "tiny"
 FAKE_VLLM = """
 import sys, types
+from pathlib import Path
 __version__ = "0.26.0"
 class SamplingParams:
     def __init__(self, temperature, max_tokens, ignore_eos, detokenize):
@@ -30,7 +31,8 @@ class SamplingParams:
         self.max_tokens = max_tokens
 class LLM:
     def __init__(self, **words):
-        assert words["load_format"] in ("dummy", "safetensors") and words["skip_tokenizer_init"] and not words["enable_prefix_caching"]
+        assert words["load_format"] == ("safetensors" if list(Path(words["model"]).glob("*.safetensors")) else "dummy")
+        assert words["skip_tokenizer_init"] and not words["enable_prefix_caching"]
         assert words.get("kv_cache_dtype") == (None if words.get("quantization") is None else "fp8")
         print("a word of its own")
     def generate(self, prompts, params, use_tqdm):
@@ -105,7 +107,7 @@ def test_random_weights_become_a_checkpoint_that_lacks_nothing(tmp_path: Path) -
     config.mkdir()
     shape = LlamaConfig(
         vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        tie_word_embeddings=False, architectures=["LlamaForCausalLM"],
+        tie_word_embeddings=False, attention_bias=True, architectures=["LlamaForCausalLM"],
     )  # fmt: skip
     shape.save_pretrained(config)
     done = script("random_checkpoint.py", config, "-o", out)
@@ -115,6 +117,20 @@ def test_random_weights_become_a_checkpoint_that_lacks_nothing(tmp_path: Path) -
     weight = model.model.layers[1].mlp.up_proj.weight.detach().float()
     assert abs(float(weight.std()) - 32**-0.5) < 0.02
     assert not weight.equal(model.model.layers[1].mlp.gate_proj.weight.detach().float())
+
+
+def test_a_random_checkpoint_takes_no_other_folders_place(tmp_path: Path) -> None:
+    own, out = tmp_path / "own", tmp_path / "out"
+    own.mkdir()
+    (own / "model.safetensors").write_bytes(b"mine")
+    done = script("random_checkpoint.py", TINY, "-o", own)
+    assert done.returncode == 2
+    assert "did not write" in done.stderr
+    assert (own / "model.safetensors").read_bytes() == b"mine"
+    for _ in range(2):  # what it wrote itself it writes again
+        done = script("random_checkpoint.py", TINY, "-o", out)
+        assert done.returncode == 0, done.stderr
+    assert (out / "model.safetensors").read_bytes() != (TINY / "model.safetensors").read_bytes()
 
 
 def test_only_a_llama_becomes_a_random_checkpoint(tmp_path: Path) -> None:
