@@ -175,3 +175,4 @@ def test_tiles_cover_every_token_once() -> None:
 def test_small_batches_are_split_and_large_ones_are_not() -> None:
     assert choose_decode(1, 8, 4, 128, torch.bfloat16, 8192).splits == 16
     assert choose_decode(256, 8, 4, 128, torch.bfloat16, 8192).splits == 1
+    assert choose_decode(1, 8, 4, 256, torch.bfloat16, 8192).splits == 32  # Triton's, which has blocks of its own
