@@ -127,7 +127,7 @@ class CudaOps:
     def _rotates_itself(self, batch: Batch[Tensor]) -> bool:
         if not isinstance(batch, CudaBatch) or not batch.all_rows or batch.tiles is not None:
             return False
-        if not self._variants.rotate_in_attention and not 0 < self._variants.rotating_rows <= batch.num_decodes:
+        if not 0 < self._variants.rotating_rows <= batch.num_decodes:
             return False
         return rotates_within(self._config.head_dim, self._dtype, batch.decode_choice)
 

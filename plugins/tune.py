@@ -36,8 +36,8 @@ CONTEXT = 384
 # Measured on an H200 with Llama-3.1-8B: a lone prompt of 128 tokens 23.6 -> 5.1 ms in bf16, 37.8 -> 3.8 in FP8, for 0.2 % of the
 # KV pool and 1.5 s at load. Larger steps keep the GPU longer than the host takes to launch them.
 MIXED_TOKENS = 2048
-# Rows of a decode step from which rotation in attention is decided anew: RoPE's kernel takes 8 us a layer at 1024 rows on an H200, beside
-# which attention, bound by memory, rotates for nothing; where kernels overlap, up to 64 rows, another kernel fewer may cost more than it saves.
+# Rows of a decode step from which rotation in attention is asked for again where it was not faster at 16: RoPE's kernel takes 8 us a layer
+# at 1024 rows on an H200, beside which attention, bound by memory, rotates for nothing.
 MANY_ROWS = 512
 # Tokens of a step from which prompts' attention may rotate queries itself: RoPE 1.69 -> 0.59 ms and attention 0.5 ms more of a full step
 # on an H200, but a prompt of 128 tokens alone takes 0.3 ms longer of 4.0 in FP8.
@@ -57,22 +57,32 @@ def tune_engine(
     leaves = attention.cuda and tokens >= MANY_PROMPTS
     leaves = leaves and decide(prompt_rotation_trial(config, dtype, kv_dtype, page, tokens)).best is True
     activates = gated_from(weights["layers.0.gate_up"], weights["layers.0.down"], activation, dtype, tokens)
-    rotates = [False]
+    rotates = [0]  # rows from which a step tries rotation in attention; 0: it does not
     if config.head_dim == 128 and dtype == torch.bfloat16:
         right = decide(rotation_trial(config, dtype, kv_dtype, page)).seconds
-        rotates += [True] if True in right else []  # whether it is faster, a whole step tells
-    few = decide(step_trial(config, weights, choices, dtype, kv_dtype, page, 16, rotates)).best
-    assert isinstance(few, Variants)
-    more = decide(step_trial(config, weights, choices, dtype, kv_dtype, page, 64, [few.rotate_in_attention])).best
-    assert isinstance(more, Variants)
-    many = decide(step_trial(config, weights, choices, dtype, kv_dtype, page, MANY_ROWS, rotates, [ALONE])).best
-    assert isinstance(many, Variants)
+        rotates += [1] if True in right else []  # whether it is faster, a whole step tells
+
+    def best_step(rows: int, rotates: Sequence[int], overlaps: Sequence[Overlap]) -> Variants:
+        found = decide(step_trial(config, weights, choices, dtype, kv_dtype, page, rows, rotates, overlaps)).best
+        assert isinstance(found, Variants)
+        return found
+
+    few = best_step(16, rotates, every_overlap(16))
+    more = best_step(64, [few.rotating_rows], every_overlap(64))
+    rotating = few.rotating_rows
+    if rotates[-1] > rotating and best_step(MANY_ROWS, rotates, [ALONE]).rotating_rows:
+        rotating = MANY_ROWS
     overlap = joined(few.overlap, more.overlap)
     variants = replace(
         few, prefill=attention, silu=activation, gated_rows=activates, overlap=overlap, mixed_tokens=MIXED_TOKENS,
-        rotated_prompts=MANY_PROMPTS if leaves else 0, rotating_rows=MANY_ROWS if many.rotate_in_attention else 0,
+        rotated_prompts=MANY_PROMPTS if leaves else 0, rotating_rows=rotating,
     )  # fmt: skip
     return replace(choices, variants=variants)
+
+
+def every_overlap(rows: int) -> list[Overlap]:
+    """Of kernels of so many rows."""
+    return [ALONE, Overlap(ahead=0, late=rows), Overlap(ahead=rows)] if supported() else [ALONE]
 
 
 def joined(few: Overlap, more: Overlap) -> Overlap:
@@ -151,10 +161,10 @@ def prompt_rotation_trial(
 
 def step_trial(
     config: ModelConfig, weights: Mapping[str, Weight[Tensor]], choices: Choices, dtype: torch.dtype, kv_dtype: torch.dtype,
-    page: int, rows: int, rotates: Sequence[bool], overlaps: Sequence[Overlap] = (),
+    page: int, rows: int, rotates: Sequence[int], overlaps: Sequence[Overlap],
 ) -> Trial[object]:  # fmt: skip
-    """Ways: whether and how kernels of so many rows overlap, as `overlaps` or in all ways, each with and without rotation in attention
-    where that is asked for. Overlapping must not change the step's numbers at all."""
+    """Ways: how kernels of so many rows overlap, each with attention that rotates from `rotates` rows on, as asked for. Overlapping must
+    not change the step's numbers at all."""
     few = replace(config, num_layers=min(LAYERS, config.num_layers), windows=config.windows[:LAYERS])
     own = {name: weight for name, weight in weights.items() if layer_of(name) < few.num_layers}
     batch = decode_batch(few, rows, CONTEXT, page, kv_dtype)
@@ -162,9 +172,7 @@ def step_trial(
         torch.randn(2, rows * -(-CONTEXT // page), few.num_kv_heads, page, few.head_dim, device="cuda", dtype=dtype).to(kv_dtype)
         for _ in range(few.num_layers)
     ]  # fmt: skip
-    if not overlaps:
-        overlaps = (ALONE, Overlap(ahead=0, late=rows), Overlap(ahead=rows)) if supported() else (ALONE,)
-    ways = [Variants(rotate_in_attention=rotating, overlap=overlap) for rotating in rotates for overlap in overlaps]
+    ways = [Variants(rotating_rows=rotating, overlap=overlap) for rotating in rotates for overlap in overlaps]
     steps = {
         way: CudaOps(few, own, caches, dtype=dtype, max_position=2 * CONTEXT, choices=replace(choices, variants=way))
         for way in ways

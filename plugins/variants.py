@@ -16,11 +16,8 @@ class Variants:
     prefill: PrefillChoice | None = None  # None: as attention.prefill.choose_prefill says
     silu: SiluChoice = field(default_factory=SiluChoice)
     gated_rows: int = 0  # from which the product of gate and up ends with SiLU (linear/gated.cu); 0: never
-    rotate_in_attention: bool = False  # of decode steps: no kernel of its own for RoPE and the KV write
-    rotating_rows: int = 0  # of a decode step from which attention rotates in any case; 0: never
-    rotated_prompts: int = (
-        0  # tokens of a step with prompts from which RoPE leaves their queries to prefill.cu; 0: never
-    )
+    rotating_rows: int = 0  # of a decode step from which attention rotates by itself: no kernel for RoPE; 0: never
+    rotated_prompts: int = 0  # tokens of a step with prompts from which RoPE leaves queries to prefill.cu; 0: never
     overlap: Overlap = field(default_factory=Overlap)
     mixed_tokens: int = 0  # up to which steps with prompts run as CUDA graphs, see runtime/programs/mixed_graphs.py
     drawn_rows: int = (

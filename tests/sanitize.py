@@ -52,19 +52,8 @@ def command(sanitizer: str, tool: str, tests: list[str]) -> list[str]:
     words += ["--launch-timeout", "0", "--print-limit", "20"]
     if tool != "initcheck":
         words += [word for name in FOREIGN for word in (exclusion(sanitizer), f"kns={name}")]
-    pytest = [
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "-m",
-        "gpu",
-        "-k",
-        TESTS + UNTRACED.get(tool, ""),
-        "-p",
-        "no:cacheprovider",
-        *tests,
-    ]
+    pytest = ["-m", "pytest", "-q", "-x", "-m", "gpu", "-p", "no:cacheprovider"]
+    pytest += ["-k", TESTS + UNTRACED.get(tool, ""), *tests]
     return [*words, sys.executable, *pytest, "-o", "timeout=0"]
 
 

@@ -16,9 +16,8 @@ from ingot.plugins.tensor_map import row_boxes
 
 SOURCE = Path(__file__).with_name("gated.cu")
 ROWS, COLUMNS, LINE = 128, 128, 128  # of x and of the output in a tile; bytes of K in a slot
-SHARED = (
-    1024 + 4 * 3 * 128 * LINE + 8 * 16 * 144 + 4 * 1024
-)  # bytes: alignment, four slots, outputs on their way, scales
+# Bytes: alignment, four slots, outputs on their way, scales.
+SHARED = 1024 + 4 * 3 * 128 * LINE + 8 * 16 * 144 + 4 * 1024
 WELL_FILLED = 0.9  # of the multiprocessors' time, by whole tiles and whole rounds
 
 

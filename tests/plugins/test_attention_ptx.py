@@ -78,10 +78,8 @@ def check_rotating_decode(lengths: list[int], heads: tuple[int, int], *, norm: b
     norms = (torch.rand(128).bfloat16(), torch.rand(128).bfloat16()) if norm else None
     table = rope_table(tuple(1e4 ** (-i / 64) for i in range(64)), 512, CPU)
     qkv = torch.randn(len(lengths), num_heads + 2 * num_kv_heads, 128).bfloat16()
-    out, choice = (
-        torch.full((len(lengths), num_heads, 128), torch.nan).bfloat16(),
-        DecodeChoice(splits=splits, warps=4, alone=0),
-    )
+    out = torch.full((len(lengths), num_heads, 128), torch.nan).bfloat16()
+    choice = DecodeChoice(splits=splits, warps=4, alone=0)
     work = Workspace.allocate(len(lengths), num_heads, 128, CPU)
     rotate_and_decode(qkv.flatten(1), Rotation(table=table, norms=norms, eps=1e-5), case.paged, out, work, choice)
     written = cache.clone()

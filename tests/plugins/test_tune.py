@@ -145,7 +145,6 @@ def test_variants_survive_their_file(tmp_path: Path) -> None:
         prefill=PrefillChoice(cuda=True),
         silu=SiluChoice(fast=True, warps=16),
         overlap=Overlap(ahead=16, late=64),
-        rotate_in_attention=True,
         rotated_prompts=4096,
         rotating_rows=512,
     )
