@@ -61,6 +61,11 @@ def needs_ending(weight: Weight[Tensor]) -> bool:
     return weight.scheme in MODES or weight.pre_scale is not None
 
 
+def by_one_scale(weight: Weight[Tensor]) -> bool:
+    """Whether `weight`'s GEMM reads e4m3 by a scale known beforehand, so that any kernel can store its input so, row or no row."""
+    return weight.scheme is Scheme.FP8 and weight.input_scale is not None and weight.pre_scale is None
+
+
 def ended(x: Tensor, weight: Weight[Tensor]) -> Tensor | Quantized:
     """x (T, K) as `weight`'s GEMM reads it: by a kernel of its own where that is not as it is."""
     return quantize_rows(x, weight) if needs_ending(weight) else x
