@@ -19,15 +19,15 @@ from ingot.network.config import ModelConfig
 from ingot.network.ops import Batch
 from ingot.network.rope import inverse_frequencies
 from ingot.network.weights import Scheme, Weight
-from ingot.plugins.attention.launch import Paged, Rotation, Workspace, rotate_and_decode, rotates_within
+from ingot.plugins.attention.launch import Paged, Rotation, Rounding, Workspace, rotate_and_decode, rotates_within
 from ingot.plugins.attention.prefill import Tiles, fits_cuda_prefill, rotate_and_prefill
-from ingot.plugins.attention.step import CudaBatch, attend, attend_decodes
+from ingot.plugins.attention.step import CudaBatch, attend, attend_decodes, can_round
 from ingot.plugins.attention.tiles import plan_tiles, prefill_rows
 from ingot.plugins.linear.gated import fits_gated, gated, well_filled
 from ingot.plugins.linear.launch import Choice, Choices, Library, run_linear
 from ingot.plugins.linear.reference import dequantize
 from ingot.plugins.overlap import choose_overlap
-from ingot.plugins.quantize.launch import Quantized, ended, quantize_rows
+from ingot.plugins.quantize.launch import Quantized, by_one_scale, ended, ending, quantize_rows
 from ingot.plugins.rms_norm.launch import rms_norm
 from ingot.plugins.rope.launch import rope_and_write, rope_table
 from ingot.plugins.silu_mul.launch import silu_mul
@@ -144,30 +144,40 @@ class CudaOps:
             return None
         return self._weights[f"layers.{layer}.q_norm"].data, self._weights[f"layers.{layer}.k_norm"].data
 
-    def attention(self, layer: int, q: Tensor | Unrotated, k: Tensor, v: Tensor, batch: Batch[Tensor]) -> Tensor:
+    def attention(
+        self, layer: int, q: Tensor | Unrotated, k: Tensor, v: Tensor, batch: Batch[Tensor]
+    ) -> Tensor | Quantized:
+        """Rounded for the linear that reads it where the kernels can."""
         step = batch if isinstance(batch, CudaBatch) else classified(batch, self._config, self.caches[0])
+        config, reader = self._config, self._weights[f"layers.{layer}.o"]
         paged = Paged(
             cache=self.caches[layer], page_table=step.page_table, rows=step.rows, lengths=step.kv_lengths,
-            window=self._config.windows[layer], kv_scales=self._kv_scales[layer],
+            window=config.windows[layer], kv_scales=self._kv_scales[layer],
         )  # fmt: skip
+        rounds = by_one_scale(reader) and can_round(
+            step, config.num_heads, self._dtype, paged.cache, self._variants.prefill
+        )
+        num_tokens, like = len(q.qkv if isinstance(q, Unrotated) else q), q.qkv if isinstance(q, Unrotated) else q
+        end = ending(reader if rounds else None, num_tokens, config.num_heads * config.head_dim, like)
+        rounding = Rounding(scale=end.args["input_scale"], row_scales=end.out_scale) if rounds else None
+        out = end.out.view(num_tokens, config.num_heads, config.head_dim)
         if isinstance(q, Unrotated):
-            rotation = Rotation(table=self._table, norms=self._head_norms(layer), eps=self._config.rms_norm_eps)
-            return self._rotate_and_attend(q, rotation, paged, step).flatten(1)
-        out = torch.empty_like(q)
-        attend(q, paged, step, out, self._work, self._variants.prefill)
-        return out.flatten(1)
+            self._rotate_and_attend(q, layer, paged, step, out, rounding)
+        else:
+            attend(q, paged, step, out, self._work, self._variants.prefill, rounding)
+        return end.result
 
-    def _rotate_and_attend(self, q: Unrotated, rotation: Rotation, paged: Paged, step: CudaBatch) -> Tensor:
-        config = self._config
-        out = torch.empty(len(q.qkv), config.num_heads, config.head_dim, dtype=self._dtype, device=q.qkv.device)
+    def _rotate_and_attend(
+        self, q: Unrotated, layer: int, paged: Paged, step: CudaBatch, out: Tensor, rounding: Rounding | None
+    ) -> None:
+        rotation = Rotation(table=self._table, norms=self._head_norms(layer), eps=self._config.rms_norm_eps)
         if q.decoding is None:
             assert step.decode_choice is not None
-            rotate_and_decode(q.qkv, rotation, paged, out, self._work, step.decode_choice)
+            rotate_and_decode(q.qkv, rotation, paged, out, self._work, step.decode_choice, rounding)
         else:
             assert step.tiles is not None
-            attend_decodes(q.decoding, paged, step, out, self._work)
-            rotate_and_prefill(q.qkv, rotation, paged, step.query_starts, step.tiles, out)
-        return out
+            attend_decodes(q.decoding, paged, step, out, self._work, rounding)
+            rotate_and_prefill(q.qkv, rotation, paged, step.query_starts, step.tiles, out, rounding)
 
     def silu_mul(self, gate_up: Tensor | Activated) -> Gated | Activated:
         return gate_up if isinstance(gate_up, Activated) else Gated(gate_up=gate_up)

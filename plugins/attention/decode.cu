@@ -9,10 +9,12 @@
 // ROTATES: q is the qkv product itself. Each block rotates its queries (and norms them first, where there are weights to), and
 // the warp that reads the newest token rotates and stores its key and value before: no kernel of its own for that.
 //
-// Defined at compile time: ROTATES (0, 1: head dim 128 only), HEAD_DIM (64, 128), GROUP (query heads per KV head, <= 8), PAGE (multiple of 16),
+// ROUNDS: out is e4m3 by one calibrated scale, which is also stored for every sequence: what the linear that reads it wants.
+//
+// Defined at compile time: ROTATES (0, 1: head dim 128 only), ROUNDS (0, 1), HEAD_DIM (64, 128), GROUP (query heads per KV head, <= 8), PAGE (multiple of 16),
 // KV_FP8 (0, 1), AHEAD (0, 1: see overlap.py), WARPS, SUB (16-token subtiles a warp takes at a time), ALONE (tokens of a context that
 // one block takes alone, however many splits there are).
-// Cache: [2][pages][kv heads][PAGE][HEAD_DIM]. q and out: [sequences][kv heads * GROUP][HEAD_DIM] bf16.
+// Cache: [2][pages][kv heads][PAGE][HEAD_DIM]. q and out: [sequences][kv heads * GROUP][HEAD_DIM] bf16, or out e4m3.
 
 typedef unsigned int u32;
 typedef unsigned short u16;
@@ -54,6 +56,16 @@ __device__ __forceinline__ float exp2_(float x) { float y; asm("ex2.approx.ftz.f
 __device__ __forceinline__ float bf16_to_float(u32 x) { return __uint_as_float(x << 16); }
 __device__ __forceinline__ u32 pack_f16(float lo, float hi) { u32 d; asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(hi), "f"(lo)); return d; }
 __device__ __forceinline__ u32 pack_bf16(float lo, float hi) { u32 d; asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(hi), "f"(lo)); return d; }
+// Element `at` of the output. ROUNDS: `inverse` is 1 / scale.
+__device__ __forceinline__ void store_out(void* out, i64 at, float value, float inverse) {
+#if ROUNDS
+    u16 d;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(d) : "f"(0.f), "f"(value * inverse));
+    ((u8*)out)[at] = (u8)d;
+#else
+    ((u16*)out)[at] = (u16)(pack_bf16(value, 0.f) & 0xffff);
+#endif
+}
 __device__ __forceinline__ u32 pack(float lo, float hi) { return KV_FP8 ? pack_f16(lo, hi) : pack_bf16(lo, hi); }
 __device__ __forceinline__ u32 transpose8x8(u32 x) { u32 d; asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(d) : "r"(x)); return d; }
 #if KV_FP8
@@ -185,9 +197,12 @@ __device__ __forceinline__ int element(int tile, int r, int g) {
 }
 
 extern "C" __global__ void __launch_bounds__(WARPS * 32)
-paged_decode(u16* __restrict__ out, const u16* __restrict__ q, const u8* __restrict__ kv, const int* __restrict__ page_table,
+paged_decode(void* __restrict__ out, const u16* __restrict__ q, const u8* __restrict__ kv, const int* __restrict__ page_table,
              const int* __restrict__ rows, const int* __restrict__ lengths, float* __restrict__ partial, int* __restrict__ counters,
              i64 value_offset, int max_pages, int window, float score_scale, float value_scale
+#if ROUNDS
+             , const float* __restrict__ rounding_scale, float* __restrict__ out_scales
+#endif
 #if ROTATES
              , const float* __restrict__ table, const u16* __restrict__ q_norm, const u16* __restrict__ k_norm, float eps, float key_scale
 #endif
@@ -362,7 +377,12 @@ paged_decode(u16* __restrict__ out, const u16* __restrict__ q, const u8* __restr
             if (2 * c + (r & 1) < GROUP) part_out[warp][2 * c + (r & 1)][element(j, r >> 1, g)] = acc[j][r];
     __syncthreads();
 
-    u16* dst = out + ((i64)seq * kv_heads + head) * GROUP * HEAD_DIM;
+    const i64 first_out = ((i64)seq * kv_heads + head) * GROUP * HEAD_DIM;
+    float inverse = 1.f;
+#if ROUNDS
+    inverse = 1.f / *rounding_scale;
+    if (head == 0 && split == 0 && threadIdx.x == 0) out_scales[seq] = *rounding_scale;
+#endif
     float* mine = partial + (((i64)seq * kv_heads + head) * gridDim.x + split) * GROUP * (HEAD_DIM + 2);
     for (int i = threadIdx.x; i < GROUP * HEAD_DIM; i += WARPS * 32) {
         const int h = i / HEAD_DIM, d = i % HEAD_DIM;
@@ -376,7 +396,7 @@ paged_decode(u16* __restrict__ out, const u16* __restrict__ q, const u8* __restr
             o += part_out[w][h][d] * a;
         }
         if (splits == 1) {
-            dst[i] = (u16)(pack_bf16(o / sum * value_scale, 0.f) & 0xffff);
+            store_out(out, first_out + i, o / sum * value_scale, inverse);
         } else {
             mine[i] = o;
             if (d == 0) mine[GROUP * HEAD_DIM + 2 * h] = top, mine[GROUP * HEAD_DIM + 2 * h + 1] = sum;
@@ -403,7 +423,7 @@ paged_decode(u16* __restrict__ out, const u16* __restrict__ q, const u8* __restr
             sum += __ldcg(all + w * stride + at + 1) * a;
             o += __ldcg(all + w * stride + i) * a;
         }
-        dst[i] = (u16)(pack_bf16(o / sum * value_scale, 0.f) & 0xffff);
+        store_out(out, first_out + i, o / sum * value_scale, inverse);
     }
     if (threadIdx.x == 0) counters[seq * kv_heads + head] = 0;
 }

@@ -49,6 +49,18 @@ class Paged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rounding:
+    """What attention that stores e4m3 needs: the scale that the linear which reads it was calibrated with."""
+
+    scale: Tensor  # (1,) float32
+    row_scales: Tensor  # (T,) float32: the same for every row, written by the kernel
+
+    @property
+    def arguments(self) -> list[Argument]:
+        return [self.scale, self.row_scales]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Workspace:
     """Partial results of split decode attention. `counters` are zero between launches."""
 
@@ -94,27 +106,35 @@ def choose_decode(
 
 
 def decode_defines(
-    choice: DecodeChoice, *, dim: int, group: int, page: int, fp8: bool, ahead: bool, rotates: bool = False
+    choice: DecodeChoice,
+    *,
+    dim: int,
+    group: int,
+    page: int,
+    fp8: bool,
+    ahead: bool,
+    rotates: bool = False,
+    rounds: bool = False,
 ) -> dict[str, int]:
     """What decode.cu is compiled with."""
     return {
-        "ROTATES": int(rotates),
+        "ROTATES": int(rotates), "ROUNDS": int(rounds),
         "HEAD_DIM": dim, "GROUP": group, "PAGE": page, "KV_FP8": int(fp8), "WARPS": choice.warps, "SUB": choice.sub,
         "ALONE": choice.alone, "AHEAD": int(ahead),
     }  # fmt: skip
 
 
 def compile_decode(
-    config: ModelConfig, max_num_seqs: int, max_length: int, page: int, dtype: torch.dtype, kv_dtype: torch.dtype
-) -> None:
+    config: ModelConfig, max_num_seqs: int, max_length: int, page: int, dtype: torch.dtype, kv_dtype: torch.dtype, *, rounds: bool,
+) -> None:  # fmt: skip
     """Has the CUDA C++ decode kernel in the kernel cache in every form that batches up to max_num_seqs choose, but for those
-    that rotate: they run in captured steps alone."""
+    that rotate: they run in captured steps alone. `rounds`: see Rounding."""
     dim, group, fp8 = config.head_dim, config.num_heads // config.num_kv_heads, kv_dtype == torch.float8_e4m3fn
     for num_seqs in range(1, max_num_seqs + 1):
         choice = choose_decode(num_seqs, config.num_kv_heads, group, dim, kv_dtype, max_length)
         if choice.cuda and dtype == torch.bfloat16:
             ahead = overlap(num_seqs) == AHEAD
-            defines = decode_defines(choice, dim=dim, group=group, page=page, fp8=fp8, ahead=ahead)
+            defines = decode_defines(choice, dim=dim, group=group, page=page, fp8=fp8, ahead=ahead, rounds=rounds)
             kernel(SOURCE, "paged_decode", defines)
 
 
@@ -133,13 +153,13 @@ def rotates_within(dim: int, dtype: torch.dtype, choice: DecodeChoice | None) ->
 
 
 def rotate_and_decode(
-    qkv: Tensor, rotation: Rotation, paged: Paged, out: Tensor, work: Workspace, choice: DecodeChoice
-) -> None:
+    qkv: Tensor, rotation: Rotation, paged: Paged, out: Tensor, work: Workspace, choice: DecodeChoice, rounding: Rounding | None = None,
+) -> None:  # fmt: skip
     """`decode` of qkv (S, (H + 2K) * D), not rotated yet, whose keys and values go to the cache at position length - 1."""
     num_heads = out.shape[1]
     norms = rotation.norms or (None, None)
     more = [rotation.table, *norms, ctypes.c_float(rotation.eps), ctypes.c_float(paged.kv_scales[0])]
-    cuda_decode(qkv, paged, out, work, choice, num_heads // paged.cache.shape[2], more)
+    cuda_decode(qkv, paged, out, work, choice, num_heads // paged.cache.shape[2], rounding, more)
 
 
 def cuda_decode(
@@ -149,17 +169,21 @@ def cuda_decode(
     work: Workspace,
     choice: DecodeChoice,
     group: int,
+    rounding: Rounding | None = None,
     more: Sequence[Argument] = (),
 ) -> None:
     num_seqs, _, dim = out.shape
     num_kv_heads, page = paged.cache.shape[2:4]
     way, fp8 = overlap(num_seqs), paged.cache.dtype == torch.float8_e4m3fn
-    defines = decode_defines(choice, dim=dim, group=group, page=page, fp8=fp8, ahead=way == AHEAD, rotates=bool(more))
+    defines = decode_defines(
+        choice, dim=dim, group=group, page=page, fp8=fp8, ahead=way == AHEAD, rotates=bool(more), rounds=rounding is not None
+    )  # fmt: skip
+    rounded = rounding.arguments if rounding else []
     kernel(SOURCE, "paged_decode", defines).launch(
         (choice.splits, num_kv_heads, num_seqs), 32 * choice.warps,
         [out, q, paged.cache, paged.page_table, paged.rows, paged.lengths, work.partial, work.counters,
          ctypes.c_longlong(paged.cache.stride(0) * paged.cache.element_size()), ctypes.c_int(paged.page_table.stride(0)),
-         ctypes.c_int(paged.window), ctypes.c_float(paged.score_scale), ctypes.c_float(paged.kv_scales[1]), *more],
+         ctypes.c_int(paged.window), ctypes.c_float(paged.score_scale), ctypes.c_float(paged.kv_scales[1]), *rounded, *more],
         overlap=way > 0,
     )  # fmt: skip
 
@@ -175,15 +199,19 @@ def write(k: Tensor, v: Tensor, slots: Tensor, cache: Tensor, kv_scales: tuple[f
     )  # fmt: skip
 
 
-def decode(q: Tensor, paged: Paged, out: Tensor, work: Workspace, choice: DecodeChoice) -> None:
-    """q, out (S, H, D): one query token per sequence over its context, which already holds that token."""
+def decode(
+    q: Tensor, paged: Paged, out: Tensor, work: Workspace, choice: DecodeChoice, rounding: Rounding | None = None
+) -> None:
+    """q, out (S, H, D): one query token per sequence over its context, which already holds that token. With `rounding`, which decode.cu
+    alone can, out is e4m3."""
     num_seqs, num_heads, dim = q.shape
     num_kv_heads, page = paged.cache.shape[2:4]
     group = num_heads // num_kv_heads
     grid = (choice.splits, num_kv_heads, num_seqs)
     if choice.cuda and q.dtype == torch.bfloat16:
-        cuda_decode(q, paged, out, work, choice, group)
+        cuda_decode(q, paged, out, work, choice, group, rounding)
         return
+    assert rounding is None
     padded = triton.next_power_of_2(dim)
     launch(kernels.decode_kernel, grid, 
         q, paged.cache, paged.page_table, paged.lengths if paged.rows is None else paged.rows, paged.lengths, out, work.partial,

@@ -12,8 +12,10 @@
 // ROTATES: q is the qkv product itself, [tokens][kv heads * (GROUP + 2)][128], whose keys and values the cache holds already. Queries
 // land as they are; beside the tiles of the item before, producers rotate them in place (and norm them first, where there are weights to).
 //
-// Defined at compile time: ROTATES (0, 1), GROUP (query heads per KV head), PAGE (a power of two from 16 on), KV_FP8 (0, 1). Head dim 128.
-// Cache: [2][pages][kv heads][PAGE][128]. q and out: [tokens][kv heads * GROUP][128] bf16. Dynamic shared memory: SHARED bytes.
+// ROUNDS: out is e4m3 by one calibrated scale, which is also stored for every token: what the linear that reads it wants.
+//
+// Defined at compile time: ROTATES (0, 1), ROUNDS (0, 1), GROUP (query heads per KV head), PAGE (a power of two from 16 on), KV_FP8 (0, 1). Head dim 128.
+// Cache: [2][pages][kv heads][PAGE][128]. q and out: [tokens][kv heads * GROUP][128] bf16, or out e4m3. Dynamic shared memory: SHARED bytes.
 
 typedef unsigned int u32;
 typedef unsigned short u16;
@@ -30,6 +32,7 @@ typedef long long i64;
 #define SHARED (SLOTS * TILE_BYTES + 4 * Q_BYTES + 1024)
 #define TOKENS (128 / GROUP)                         // query tokens of a work item
 #define ELEMENT (KV_FP8 ? 1 : 2)
+#define OUT_CHUNKS (ROUNDS ? 8 : 16)                 // of 16 bytes, in a row of the output
 #define PASSES (KEYS / 8)                            // of 128 threads over a tile, 8 rows each
 #define PAGES (PAGE >= KEYS ? 1 : KEYS / PAGE)       // page-table entries of a tile
 #define NOTHING __int_as_float(0xff800000)           // minus infinity, which NVRTC has no name for
@@ -63,7 +66,7 @@ __device__ __forceinline__ uint2 load_pair(const u8* p) {
     asm volatile("ld.global.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p));
     return v;
 }
-__device__ __forceinline__ void store_global(u16* p, Words v) {
+__device__ __forceinline__ void store_global(u8* p, Words v) {
     asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};" :: "l"(p), "r"(v.w[0]), "r"(v.w[1]), "r"(v.w[2]), "r"(v.w[3]) : "memory");
 }
 // 16 bytes, or zeros.
@@ -76,6 +79,16 @@ __device__ __forceinline__ u64 opaque(u64 x) { asm volatile("" : "+l"(x)); retur
 // Where 16-byte chunk `chunk` (0-15) of row `row` lies in a tile of halves of `half` bytes.
 __device__ __forceinline__ u32 place(int row, int chunk, u32 half) {
     return (chunk >> 3) * half + row * 128 + (((chunk & 7) ^ (row & 7)) << 4);
+}
+// Columns `column` and `column` + 1 of a row of the output, on their way through shared memory.
+__device__ __forceinline__ void store_staged(u32 tile, int row, int column, float lo, float hi) {
+#if ROUNDS
+    u16 pair;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(hi), "f"(lo));
+    asm volatile("st.shared.u16 [%0], %1;" :: "r"(tile + place(row, column / 16, 64 * 128) + column % 16), "h"(pair) : "memory");
+#else
+    asm volatile("st.shared.u32 [%0], %1;" :: "r"(tile + place(row, column / 8, 64 * 128) + column % 8 * 2), "r"(pack_bf16(lo, hi)) : "memory");
+#endif
 }
 // What other threads stored, and this one has seen arrive, may be read by its products. The readers fence: a fence of the producers
 // would wait for the loads that they have under way.
@@ -314,10 +327,13 @@ struct Softmax {
 };
 
 extern "C" __global__ void __launch_bounds__(384, 1)
-paged_prefill(u16* __restrict__ out, const u16* __restrict__ q, const u8* __restrict__ kv, const int* __restrict__ page_table,
+paged_prefill(u8* __restrict__ out, const u16* __restrict__ q, const u8* __restrict__ kv, const int* __restrict__ page_table,
               const int* __restrict__ rows, const int* __restrict__ query_starts, const int* __restrict__ lengths,
               const int* __restrict__ tile_seqs, const int* __restrict__ tile_starts, i64 value_offset, int max_pages,
               int kv_heads, int items, int window, float score_scale, float value_scale
+#if ROUNDS
+              , const float* __restrict__ rounding_scale, float* __restrict__ out_scales
+#endif
 #if ROTATES
               , const float* __restrict__ table, const u16* __restrict__ q_norm, float eps
 #endif
@@ -555,26 +571,32 @@ paged_prefill(u16* __restrict__ out, const u16* __restrict__ q, const u8* __rest
             pin(o);
             release(step++ % SLOTS);
 
+            float out_scale = value_scale;
+#if ROUNDS
+            out_scale /= *rounding_scale;
+#endif
 #pragma unroll
             for (int r = 0; r < 2; ++r) {
                 soft.total[r] += __shfl_xor_sync(~0u, soft.total[r], 1);
                 soft.total[r] += __shfl_xor_sync(~0u, soft.total[r], 2);
-                soft.total[r] = wait.lost ? __int_as_float(0x7fffffff) : soft.total[r] > 0.f ? value_scale / soft.total[r] : 0.f;
+                soft.total[r] = wait.lost ? __int_as_float(0x7fffffff) : soft.total[r] > 0.f ? out_scale / soft.total[r] : 0.f;
             }
             // Through this warpgroup's part of the queries, which every warp has read by now, to whole rows.
             sync();
 #pragma unroll
             for (int i = 0; i < 32; ++i) {
-                const int row = warp * 16 + g + 8 * (i & 1);
-                const u32 at = mine + place(row, i / 2, 64 * 128) + 4 * c;
-                asm volatile("st.shared.u32 [%0], %1;" :: "r"(at), "r"(pack_bf16(o[2 * i] * soft.total[i & 1], o[2 * i + 1] * soft.total[i & 1])) : "memory");
+                const float lo = o[2 * i] * soft.total[i & 1], hi = o[2 * i + 1] * soft.total[i & 1];
+                store_staged(mine, warp * 16 + g + 8 * (i & 1), i / 2 * 8 + 2 * c, lo, hi);
             }
             sync();
-            for (int i = lane; i < 64 * 16; i += 128) {
-                const int row = half * 64 + i / 16, token = w.query + row / GROUP;
-                if (token < w.count && row < TOKENS * GROUP)
-                    store_global(out + ((i64)(w.first_row + token) * kv_heads * GROUP + w.head * GROUP + row % GROUP) * DIM + i % 16 * 8,
-                                 load_shared(mine + place(i / 16, i % 16, 64 * 128)));
+            for (int i = lane; i < 64 * OUT_CHUNKS; i += 128) {
+                const int inside = i / OUT_CHUNKS, row = half * 64 + inside, chunk = i % OUT_CHUNKS, token = w.query + row / GROUP;
+                if (token >= w.count || row >= TOKENS * GROUP) continue;
+                const i64 head = (i64)(w.first_row + token) * kv_heads * GROUP + w.head * GROUP + row % GROUP;
+                store_global(out + (head * OUT_CHUNKS + chunk) * 16, load_shared(mine + place(inside, chunk, 64 * 128)));
+#if ROUNDS
+                if (w.head == 0 && row % GROUP == 0 && chunk == 0) out_scales[w.first_row + token] = *rounding_scale;
+#endif
             }
             __syncwarp();
             if (lane % 32 == 0) arrive(query_empty + (turn & 1) * 8);

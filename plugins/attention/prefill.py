@@ -12,7 +12,7 @@ import triton
 from torch import Tensor
 
 from ingot.plugins.attention import kernels
-from ingot.plugins.attention.launch import Paged, Rotation
+from ingot.plugins.attention.launch import Paged, Rotation, Rounding
 from ingot.plugins.attention.tiles import prefill_rows
 from ingot.plugins.cubin import Argument, kernel
 from ingot.plugins.device import capability, num_processors
@@ -72,12 +72,17 @@ def fits_cuda_prefill(num_heads: int, dtype: torch.dtype, cache: Tensor) -> bool
 
 
 def prefill(
-    q: Tensor, paged: Paged, query_starts: Tensor, tiles: Tiles, out: Tensor, choice: PrefillChoice | None = None
-) -> None:
-    """q, out (T, H, D), ragged by query_starts (S + 1,); causal over the whole context, prefix included."""
+    q: Tensor, paged: Paged, query_starts: Tensor, tiles: Tiles, out: Tensor, choice: PrefillChoice | None = None,
+    rounding: Rounding | None = None,
+) -> None:  # fmt: skip
+    """q, out (T, H, D), ragged by query_starts (S + 1,); causal over the whole context, prefix included. With `rounding`, which
+    prefill.cu alone can, out is e4m3."""
     choice = choice or choose_prefill(q.shape[2], paged.cache.dtype)
-    run = cuda_prefill if choice.cuda and fits_cuda_prefill(q.shape[1], q.dtype, paged.cache) else triton_prefill
-    run(q, paged, query_starts, tiles, out, choice)
+    if choice.cuda and fits_cuda_prefill(q.shape[1], q.dtype, paged.cache):
+        cuda_prefill(q, paged, query_starts, tiles, out, rounding)
+        return
+    assert rounding is None
+    triton_prefill(q, paged, query_starts, tiles, out, choice)
 
 
 def triton_prefill(
@@ -98,11 +103,11 @@ def triton_prefill(
 
 
 def rotate_and_prefill(
-    qkv: Tensor, rotation: Rotation, paged: Paged, query_starts: Tensor, tiles: Tiles, out: Tensor
-) -> None:
+    qkv: Tensor, rotation: Rotation, paged: Paged, query_starts: Tensor, tiles: Tiles, out: Tensor, rounding: Rounding | None = None,
+) -> None:  # fmt: skip
     """`prefill`, by prefill.cu, of the queries of qkv (T, (H + 2K) * D), not rotated yet; the cache holds its keys and values."""
     more = [rotation.table, rotation.norms and rotation.norms[0], ctypes.c_float(rotation.eps)]
-    cuda_prefill(qkv, paged, query_starts, tiles, out, more=more)
+    cuda_prefill(qkv, paged, query_starts, tiles, out, rounding, more)
 
 
 def cuda_prefill(
@@ -111,12 +116,13 @@ def cuda_prefill(
     query_starts: Tensor,
     tiles: Tiles,
     out: Tensor,
-    choice: PrefillChoice | None = None,
+    rounding: Rounding | None = None,
     more: Sequence[Argument] = (),
 ) -> None:
     num_kv_heads, page = paged.cache.shape[2:4]
     defines = {
         "ROTATES": int(bool(more)),
+        "ROUNDS": int(rounding is not None),
         "GROUP": out.shape[1] // num_kv_heads,
         "PAGE": page,
         "KV_FP8": int(paged.cache.dtype == torch.float8_e4m3fn),
@@ -127,5 +133,5 @@ def cuda_prefill(
         [out, q, paged.cache, paged.page_table, paged.rows, query_starts, paged.lengths, tiles.seqs, tiles.starts,
          ctypes.c_longlong(paged.cache.stride(0) * paged.cache.element_size()), ctypes.c_int(paged.page_table.stride(0)),
          ctypes.c_int(num_kv_heads), ctypes.c_int(items), ctypes.c_int(paged.window), ctypes.c_float(paged.score_scale),
-         ctypes.c_float(paged.kv_scales[1]), *more],
+         ctypes.c_float(paged.kv_scales[1]), *(rounding.arguments if rounding else []), *more],
     )  # fmt: skip

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from ingot.network.ops import Batch
-from ingot.plugins.attention.launch import DecodeChoice, Paged, Workspace, decode
-from ingot.plugins.attention.prefill import PrefillChoice, Tiles, prefill
+from ingot.plugins.attention.launch import DecodeChoice, Paged, Rounding, Workspace, decode
+from ingot.plugins.attention.prefill import PrefillChoice, Tiles, fits_cuda_prefill, prefill
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,19 +26,30 @@ class CudaBatch(Batch[Tensor]):
     all_rows: bool = False  # a decode step: logit_rows is every row, in order
 
 
+def can_round(step: CudaBatch, num_heads: int, dtype: torch.dtype, cache: Tensor, choice: PrefillChoice | None) -> bool:
+    """Whether every kernel that attention of this step takes can store e4m3."""
+    decodes = step.num_decodes == 0 or (step.decode_choice is not None and step.decode_choice.cuda)
+    prompts = step.tiles is None or (choice is not None and choice.cuda and fits_cuda_prefill(num_heads, dtype, cache))
+    return dtype == torch.bfloat16 and decodes and prompts
+
+
 def attend(
-    q: Tensor, paged: Paged, step: CudaBatch, out: Tensor, work: Workspace, choice: PrefillChoice | None = None
-) -> None:
-    """q, out (T, H, D); the cache already holds the step's keys and values. `choice`: how prompts are read."""
-    attend_decodes(q, paged, step, out, work)
+    q: Tensor, paged: Paged, step: CudaBatch, out: Tensor, work: Workspace, choice: PrefillChoice | None = None,
+    rounding: Rounding | None = None,
+) -> None:  # fmt: skip
+    """q, out (T, H, D); the cache already holds the step's keys and values. `choice`: how prompts are read. With `rounding` out is e4m3,
+    where can_round."""
+    attend_decodes(q, paged, step, out, work, rounding)
     if step.tiles is not None:
-        prefill(q, paged, step.query_starts, step.tiles, out, choice)
+        prefill(q, paged, step.query_starts, step.tiles, out, choice, rounding)
 
 
-def attend_decodes(q: Tensor, paged: Paged, step: CudaBatch, out: Tensor, work: Workspace) -> None:
+def attend_decodes(
+    q: Tensor, paged: Paged, step: CudaBatch, out: Tensor, work: Workspace, rounding: Rounding | None = None
+) -> None:
     """`attend` of the sequences that decode, whose queries are the first rows of q."""
     if step.num_decodes:
         assert step.decode_choice is not None
         n = step.num_decodes
         decoding = paged if step.decode_lengths is None else replace(paged, lengths=step.decode_lengths)
-        decode(q[:n], decoding, out[:n], work, step.decode_choice)
+        decode(q[:n], decoding, out[:n], work, step.decode_choice, rounding)

@@ -30,6 +30,7 @@ def pack_kernels(job: PackJob) -> None:
     from ingot.plugins.dtypes import torch_dtype
     from ingot.plugins.linear.tune import read_choices
     from ingot.plugins.load import read_weights
+    from ingot.plugins.quantize.launch import by_one_scale
     from ingot.runtime.programs.cuda import CHOICES, CUBINS, PACK, cuda_program
     from ingot.runtime.programs.tensors import read_tensors
 
@@ -41,7 +42,13 @@ def pack_kernels(job: PackJob) -> None:
     with packed.recording(folder / Path(PACK).name), cubin.recording(folder / Path(CUBINS).name):
         choices = read_choices(folder / Path(CHOICES).name)
         program = cuda_program(config, weights, small, dtype=dtype, kv_dtype=kv_dtype, choices=choices)
-        compile_decode(config, limits.max_num_seqs, limits.max_model_len, limits.page_size, dtype, kv_dtype)
+        rounds = any(by_one_scale(weights[f"layers.{layer}.o"]) for layer in range(config.num_layers))
+        for way in sorted(
+            {False, rounds}
+        ):  # a layer may be left as it was, and Triton's prefill leaves rounding to others
+            compile_decode(
+                config, limits.max_num_seqs, limits.max_model_len, limits.page_size, dtype, kv_dtype, rounds=way
+            )
         program.close()
 
 

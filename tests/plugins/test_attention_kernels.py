@@ -11,7 +11,7 @@ from tests.exactness import assert_as_exact_as_torch
 from torch import Tensor
 from torch.nn import functional
 
-from ingot.plugins.attention.launch import DecodeChoice, Paged, Workspace, choose_decode, decode
+from ingot.plugins.attention.launch import DecodeChoice, Paged, Rounding, Workspace, choose_decode, decode
 from ingot.plugins.attention.prefill import PrefillChoice, Tiles, prefill
 from ingot.plugins.attention.reference import attend, visible
 from ingot.plugins.attention.tiles import plan_tiles, prefill_rows
@@ -74,25 +74,52 @@ def make_case(
     return Case(q, paged, keys, values, counts)
 
 
-def run_decode(case: Case, choice: DecodeChoice) -> Tensor:
-    out = torch.full_like(case.q, float("nan"))
+OUT_SCALE = 0.02
+
+
+def output(case: Case, rounds: bool) -> tuple[Tensor, Rounding | None]:
+    """Poisoned: bf16, or e4m3 with what rounding to it needs."""
+    if not rounds:
+        return torch.full_like(case.q, float("nan")), None
+    poison = torch.full(case.q.shape, float("nan"), device=case.q.device)
+    rounding = Rounding(
+        scale=torch.tensor([OUT_SCALE], device=poison.device), row_scales=torch.full_like(poison[:, 0, 0], float("nan"))
+    )
+    return poison.to(torch.float8_e4m3fn), rounding
+
+
+def assert_rounded(found: Tensor, rounding: Rounding | None, usual: Tensor) -> None:
+    """What the kernel stores `usual`ly, rounded to e4m3 before it is to bf16; and every row's scale."""
+    assert rounding is not None
+    assert (rounding.row_scales == OUT_SCALE).all()
+    exact = (usual.float() / OUT_SCALE).clamp(-448, 448)
+    step = torch.exp2(exact.abs().clamp(min=2.0**-6).log2().floor() - 3)
+    assert ((found.float() - exact).abs() <= 0.5 * step + exact.abs() * 2.0**-8).all()
+
+
+def run_decode(case: Case, choice: DecodeChoice, *, rounds: bool = False) -> Tensor:
+    out, rounding = output(case, rounds)
     work = Workspace.allocate(len(case.counts), case.q.shape[1], case.q.shape[2], case.q.device)
     work.partial.fill_(float("nan"))
-    decode(case.q, case.paged, out, work, choice)
+    decode(case.q, case.paged, out, work, choice, rounding)
     assert not work.counters.any()
+    if rounds:
+        assert_rounded(out, rounding, run_decode(case, choice))
     return out
 
 
-def run_prefill(case: Case, *, spare: int = 0, choice: PrefillChoice | None = None) -> Tensor:
+def run_prefill(case: Case, *, spare: int = 0, choice: PrefillChoice | None = None, rounds: bool = False) -> Tensor:
     """`spare`: tiles after the others that nothing is left for, as captured steps have."""
-    out = torch.full_like(case.q, float("nan"))
+    out, rounding = output(case, rounds)
     group = case.q.shape[1] // case.paged.cache.shape[2]
     device = case.q.device
     pairs = plan_tiles(case.counts, prefill_rows(group, case.q.shape[2]) // group)
     pairs += [(0, PAST)] * spare
     seqs, starts = (torch.tensor(column, dtype=torch.int32, device=device) for column in zip(*pairs, strict=True))
     query_starts = torch.tensor([0, *torch.tensor(case.counts).cumsum(0).tolist()], dtype=torch.int32, device=device)
-    prefill(case.q, case.paged, query_starts, Tiles(seqs=seqs, starts=starts), out, choice)
+    prefill(case.q, case.paged, query_starts, Tiles(seqs=seqs, starts=starts), out, choice, rounding)
+    if rounds:
+        assert_rounded(out, rounding, run_prefill(case, spare=spare, choice=choice))
     return out
 
 
@@ -131,6 +158,26 @@ def test_cuda_decode(
     assert_as_exact_as_torch(
         run_decode(case, DecodeChoice(splits=splits, sub=sub, warps=4 * sub, alone=0)), case.plain(), case.truth()
     )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("fp8", [False, True])
+@pytest.mark.parametrize(("splits", "sub", "dim"), [(1, 2, 128), (7, 1, 128), (3, 1, 64)])
+def test_cuda_decode_that_rounds(splits: int, sub: int, dim: int, fp8: bool) -> None:
+    lengths = [1, 16, 17, 100, 1025, random.randint(2, 4000)]
+    case = make_case(torch.device("cuda"), torch.bfloat16, [1] * 6, lengths, heads=(32, 8), dim=dim, page=32, fp8=fp8)
+    run_decode(case, DecodeChoice(splits=splits, sub=sub, warps=4 * sub, alone=0), rounds=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("fp8", [False, True])
+@pytest.mark.parametrize(("heads", "window"), [((32, 8), 0), ((7, 1), 50)])
+def test_cuda_prefill_that_rounds(heads: tuple[int, int], window: int, fp8: bool) -> None:
+    counts, lengths = [140, 1, 7, 130], [140, 60, 90, 700]
+    case = make_case(
+        torch.device("cuda"), torch.bfloat16, counts, lengths, heads=heads, dim=128, page=32, window=window, fp8=fp8
+    )
+    run_prefill(case, spare=3, choice=PrefillChoice(cuda=True), rounds=True)
 
 
 @pytest.mark.parametrize("fp8", [False, True])
