@@ -110,7 +110,7 @@ def buckets(max_num_seqs: int) -> list[int]:
         112,
         128,
         *range(160, 256, 32),
-        *range(256, 512, 64),
-        *range(512, 4097, 128),
+        *range(256, 1024, 64),
+        *range(1024, 4097, 128),
     ]
     return [size for size in sizes if size < max_num_seqs] + [max_num_seqs]
