@@ -24,7 +24,7 @@ from ingot.plugins.attention.prefill import Tiles, fits_cuda_prefill, rotate_and
 from ingot.plugins.attention.step import CudaBatch, attend, attend_decodes, can_round
 from ingot.plugins.attention.tiles import plan_tiles, prefill_rows
 from ingot.plugins.linear.gated import fits_gated, gated, well_filled
-from ingot.plugins.linear.launch import Choice, Choices, Library, run_linear
+from ingot.plugins.linear.launch import Choice, Choices, Library, Skinny, ends_with_silu, run_linear, skinny_gated
 from ingot.plugins.linear.reference import dequantize
 from ingot.plugins.overlap import choose_overlap
 from ingot.plugins.quantize.launch import Quantized, by_one_scale, ended, ending, quantize_rows
@@ -42,9 +42,9 @@ class Gated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Activated:
-    """silu(gate) * up, computed by the product of gate and up itself."""
+    """silu(gate) * up, computed by the product of gate and up itself, which may have rounded it for the linear that reads it."""
 
-    values: Tensor
+    values: Tensor | Quantized
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,14 +100,24 @@ class CudaOps:
             x = ended(x.values, weight)
         elif isinstance(x, Tensor) and name.endswith(".o"):
             x = ended(x, weight)
-        elif name.endswith(".gate_up") and self._activates(weight, x):
-            return Activated(values=gated(x, weight))
+        elif (
+            name.endswith(".gate_up")
+            and (found := self._activated(weight, self._weights[down_of(name)], x)) is not None
+        ):
+            return Activated(values=found)
         return run_linear(x, weight, self._pick(weight, x), out_dtype=self._dtype)
 
-    def _activates(self, weight: Weight[Tensor], x: Tensor | Quantized) -> bool:
-        """Whether the product of gate and up is to end with SiLU."""
+    def _activated(
+        self, weight: Weight[Tensor], reader: Weight[Tensor], x: Tensor | Quantized
+    ) -> Tensor | Quantized | None:
+        """silu(gate) * up where the product of gate and up is to end with it."""
         rows, least = len(x.values if isinstance(x, Quantized) else x), self._variants.gated_rows
-        return 0 < least <= rows and fits_gated(weight, self._dtype) and well_filled(rows, weight.data.shape[0])
+        if 0 < least <= rows and fits_gated(weight, self._dtype) and well_filled(rows, weight.data.shape[0]):
+            return gated(x, weight, reader)
+        choice = self._pick(weight, x)
+        if isinstance(choice, Skinny) and ends_with_silu(weight, reader, choice, self._dtype):
+            return skinny_gated(x, weight, reader, choice)
+        return None
 
     def _pick(self, weight: Weight[Tensor], x: Tensor | Quantized) -> Choice:
         rows, k = (x.values if isinstance(x, Quantized) else x).shape
@@ -218,6 +228,11 @@ def readers(config: ModelConfig, weights: Mapping[str, Weight[Tensor]]) -> dict[
         for layer in range(config.num_layers)
         for norm, linear in pairs.items()
     }
+
+
+def down_of(gate_up: str) -> str:
+    """The linear that reads what SiLU makes of this one's output."""
+    return gate_up.removesuffix("gate_up") + "down"
 
 
 def kv_scales(weight: Weight[Tensor] | None) -> tuple[float, float]:

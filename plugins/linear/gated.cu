@@ -8,7 +8,8 @@
 //   two consumer warpgroups, 64 rows each: sums (64 x 256) by wgmma, both factors from shared memory; a slot is free once the
 //     consumers of both blocks have said so, since what comes next is for both
 //
-// Defined at compile time: FP8 (0: bf16; 1: e4m3 with a scale for each row of x and of w). F is a multiple of 128, K * element size of 128.
+// Defined at compile time: FP8 (0: bf16; 1: e4m3 with a scale for each row of x and of w), ROUNDS (with FP8: out is e4m3 by the scale
+// input_scale[0], which goes to out_scale for every row; 0: bf16). F is a multiple of 128, K * element size of 128.
 // Dynamic shared memory: SHARED bytes.
 
 typedef unsigned int u32;
@@ -22,7 +23,9 @@ typedef long long i64;
 #define LINE 128                                     // bytes of K in a slot
 #define PIECE (128 * LINE)                           // 128 rows of x, of gate's or of up's
 #define SLOTS 4
-#define PITCH 144                                    // bytes of a row of 64 outputs: no bank conflict
+#define ELEMENT (ROUNDS ? 1 : 2)                     // bytes of an output
+#define PASSES ELEMENT                               // of 128 bytes of each of a warp's rows
+#define PITCH 144                                    // bytes of a row of them: no bank conflict
 #define STAGING (16 * PITCH)                         // of a warp
 #define SCALES (256 * 4)                              // bytes: a tile's scales of w, for a warpgroup
 #define SHARED (1024 + SLOTS * 3 * PIECE + 8 * STAGING + 4 * SCALES)
@@ -108,7 +111,17 @@ __device__ __forceinline__ float silu_mul(float gate, float up) {
     return gate * r * up;
 #endif
 }
-__device__ __forceinline__ u32 pack_bf16(float lo, float hi) { u32 d; asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(hi), "f"(lo)); return d; }
+__device__ __forceinline__ void store_pair(u32 at, float lo, float hi) {
+#if ROUNDS
+    u16 d;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(d) : "f"(hi), "f"(lo));
+    asm volatile("st.shared.u16 [%0], %1;" :: "r"(at), "h"(d) : "memory");
+#else
+    u32 d;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(hi), "f"(lo));
+    asm volatile("st.shared.u32 [%0], %1;" :: "r"(at), "r"(d) : "memory");
+#endif
+}
 
 __device__ __forceinline__ float2 load_pair(u32 at) {
     float2 v;
@@ -126,8 +139,9 @@ __device__ __forceinline__ Tile tile_at(int index, int pairs, int column_tiles, 
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
-gated(u16* __restrict__ out, const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap w, const float* __restrict__ x_scale,
-      const float* __restrict__ w_scale, int m_rows, int features, int k_bytes) {
+gated(u8* __restrict__ out, const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap w, const float* __restrict__ x_scale,
+      const float* __restrict__ w_scale, int m_rows, int features, int k_bytes, float* __restrict__ out_scale,
+      const float* __restrict__ input_scale) {
     extern __shared__ u8 raw[];
     __shared__ u64 barriers[2 * SLOTS];
     const u32 ring = (shared_address(raw) + 1023) & ~1023u, full = shared_address(barriers), empty = full + SLOTS * 8;
@@ -173,7 +187,12 @@ gated(u16* __restrict__ out, const __grid_constant__ TensorMap x, const __grid_c
 #pragma unroll
             for (int r = 0; r < 2; ++r) scale[r] = x_scale[min(row + r * 8 + g, m_rows - 1)];
             const float* of_column = w_scale + tile.column + threadIdx.x % 128;
-            const float of_gate_column = of_column[0], of_up_column = of_column[features];
+            const float of_gate_column = of_column[0];
+            float of_up_column = of_column[features];
+#if ROUNDS
+            of_up_column *= 1.f / input_scale[0];
+            if (tile.column == 0 && lane < 16 && row + lane < m_rows) out_scale[row + lane] = input_scale[0];
+#endif
 #endif
             float d[128];
             for (int line = 0; line < lines; ++line, ++step) {
@@ -203,21 +222,21 @@ gated(u16* __restrict__ out, const __grid_constant__ TensorMap x, const __grid_c
             asm volatile("bar.sync %0, 128;" :: "r"(group) : "memory");
 #endif
 #pragma unroll
-            for (int half = 0; half < 2; ++half) {
+            for (int pass = 0; pass < PASSES; ++pass) {
                 __syncwarp();
 #pragma unroll
-                for (int j = 0; j < 8; ++j) {
-                    const int i = (half * 8 + j) * 4;
+                for (int j = 0; j < 16 / PASSES; ++j) {
+                    const int i = pass * 16 / PASSES + j;
                     float2 of_gate = {1.f, 1.f}, of_up = {1.f, 1.f};
 #if FP8
-                    of_gate = load_pair(scales + turn + (half * 64 + j * 8 + 2 * c) * 4), of_up = load_pair(scales + turn + 512 + (half * 64 + j * 8 + 2 * c) * 4);
+                    of_gate = load_pair(scales + turn + (i * 8 + 2 * c) * 4), of_up = load_pair(scales + turn + 512 + (i * 8 + 2 * c) * 4);
 #endif
 #pragma unroll
                     for (int r = 0; r < 2; ++r) {
-                        const float *gate = d + i + 2 * r, *up = gate + 64;
+                        const float *gate = d + i * 4 + 2 * r, *up = gate + 64;
                         const float first = silu_mul(gate[0] * scale[r] * of_gate.x, up[0] * scale[r] * of_up.x);
                         const float second = silu_mul(gate[1] * scale[r] * of_gate.y, up[1] * scale[r] * of_up.y);
-                        asm volatile("st.shared.u32 [%0], %1;" :: "r"(staging + (r * 8 + g) * PITCH + j * 16 + c * 4), "r"(pack_bf16(first, second)) : "memory");
+                        store_pair(staging + (r * 8 + g) * PITCH + (j * 8 + c * 2) * ELEMENT, first, second);
                     }
                 }
                 __syncwarp();
@@ -227,9 +246,9 @@ gated(u16* __restrict__ out, const __grid_constant__ TensorMap x, const __grid_c
                     u32 v[4];
                     asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
                                  : "r"(staging + at * PITCH + chunk * 16) : "memory");
+                    u8* to = out + ((i64)(row + at) * features + tile.column) * ELEMENT + pass * 128 + chunk * 16;
                     if (row + at < m_rows)
-                        asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};" :: "l"(out + (i64)(row + at) * features + tile.column + half * 64 + chunk * 8),
-                                     "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3]) : "memory");
+                        asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};" :: "l"(to), "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3]) : "memory");
                 }
             }
         }

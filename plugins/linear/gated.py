@@ -11,7 +11,7 @@ from torch import Tensor
 from ingot.network.weights import Scheme, Weight
 from ingot.plugins.cubin import kernel
 from ingot.plugins.device import capability, num_processors
-from ingot.plugins.quantize.launch import Quantized
+from ingot.plugins.quantize.launch import Quantized, by_one_scale, ending
 from ingot.plugins.tensor_map import row_boxes
 
 SOURCE = Path(__file__).with_name("gated.cu")
@@ -41,15 +41,17 @@ def well_filled(num_rows: int, n: int) -> bool:
     return num_rows * n / (4 * ROWS * COLUMNS) / (rounds * clusters) >= WELL_FILLED
 
 
-def gated(x: Tensor | Quantized, weight: Weight[Tensor]) -> Tensor:
-    """x (T, K), rounded already where the scheme rounds, and `weight` (2F, K), gate's rows before up's -> silu(gate) * up (T, F) bf16."""
+def gated(x: Tensor | Quantized, weight: Weight[Tensor], reader: Weight[Tensor]) -> Tensor | Quantized:
+    """x (T, K), rounded already where the scheme rounds, and `weight` (2F, K), gate's rows before up's -> silu(gate) * up (T, F): as
+    `reader` wants it where that is by one scale and the product is FP8's, else bf16."""
     values, scales = (x.values, x.scales) if isinstance(x, Quantized) else (x, None)
     num_rows, (n, k) = values.shape[0], weight.data.shape
-    out = torch.empty(num_rows, n // 2, dtype=torch.bfloat16, device=values.device)
-    defines = {"FP8": int(weight.scheme is Scheme.FP8)}
+    rounds = weight.scheme is Scheme.FP8 and by_one_scale(reader)
+    end = ending(reader if rounds else None, num_rows, n // 2, values.new_empty(0, dtype=torch.bfloat16))
+    defines = {"FP8": int(weight.scheme is Scheme.FP8), "ROUNDS": int(rounds)}
     kernel(SOURCE, "gated", defines, shared=SHARED).launch(
         (2 * min(num_processors() // 2, num_tiles(num_rows, n)), 1, 1), 384,
-        [out, row_boxes(values, ROWS), row_boxes(weight.data, COLUMNS), scales, weight.weight_scale, ctypes.c_int(num_rows),
-         ctypes.c_int(n // 2), ctypes.c_int(k * values.element_size())],
+        [end.out, row_boxes(values, ROWS), row_boxes(weight.data, COLUMNS), scales, weight.weight_scale, ctypes.c_int(num_rows),
+         ctypes.c_int(n // 2), ctypes.c_int(k * values.element_size()), end.out_scale, reader.input_scale],
     )  # fmt: skip
-    return out
+    return end.result

@@ -44,7 +44,7 @@ def gated_trial(
     def run(x: Tensor | Quantized, within: object) -> Tensor | Quantized:
         if not within:
             return silu_mul(run_linear(x, weight, Library(), out_dtype=dtype), reader, silu)
-        return ended(gated(x, weight), reader)
+        return ended(gated(x, weight, reader), reader)
 
     small, large = rounded(check_rows), rounded(rows)
     truth = true_silu_mul(floats(small) @ dequantize(weight).T)

@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from ingot.network.weights import INT4_GROUP, Scheme, Weight
-from ingot.plugins.cubin import kernel
+from ingot.plugins.cubin import Argument, kernel
 from ingot.plugins.linear import kernels
 from ingot.plugins.overlap import linear_overlap
 from ingot.plugins.packed import launch
-from ingot.plugins.quantize.launch import Quantized
+from ingot.plugins.quantize.launch import Quantized, by_one_scale, ending, needs_ending
 from ingot.plugins.variants import Variants
 
 SOURCE = Path(__file__).with_name("skinny.cu")
@@ -129,18 +129,47 @@ def library(x: Tensor, scales: Tensor | None, weight: Weight[Tensor], out_dtype:
 
 
 def skinny(x: Tensor, scales: Tensor | None, weight: Weight[Tensor], choice: Skinny, out_dtype: torch.dtype) -> Tensor:
-    num_rows, (n, k) = x.shape[0], weight.data.shape
-    out = torch.empty(num_rows, n, dtype=out_dtype, device=x.device)
+    out = torch.empty(x.shape[0], weight.data.shape[0], dtype=out_dtype, device=x.device)
+    launch_skinny(out, x, scales, weight, choice, {"GATED": 0, "ROUNDS": 0}, [None, None])
+    return out
+
+
+def ends_with_silu(weight: Weight[Tensor], reader: Weight[Tensor], choice: Choice, dtype: torch.dtype) -> bool:
+    """Whether `choice` for this gate and up, stacked, is skinny_gated: where `reader`, the linear that comes next, reads what each of a
+    row's columns yields by itself."""
+    fits = isinstance(choice, Skinny) and skinny_fits(weight.scheme, weight.data.shape[1]) and weight.bias is None
+    return fits and dtype == torch.bfloat16 and (by_one_scale(reader) or not needs_ending(reader))
+
+
+def skinny_gated(
+    x: Tensor | Quantized, weight: Weight[Tensor], reader: Weight[Tensor], choice: Skinny
+) -> Tensor | Quantized:
+    """x (T, K), rounded already where the scheme rounds, and `weight` (2F, K), gate's rows before up's -> silu(gate) * up (T, F) as
+    `reader` wants it; see ends_with_silu."""
+    values, scales = (x.values, x.scales) if isinstance(x, Quantized) else (x, None)
+    num_rows, width = values.shape[0], weight.data.shape[0] // 2
+    end = ending(reader, num_rows, width, values.new_empty(0, dtype=torch.bfloat16))
+    ends = {"GATED": 1, "ROUNDS": int(by_one_scale(reader))}
+    launch_skinny(end.out, values, scales, weight, choice, ends, [end.out_scale, reader.input_scale])
+    return end.result
+
+
+def launch_skinny(
+    out: Tensor, x: Tensor, scales: Tensor | None, weight: Weight[Tensor], choice: Skinny, ends: dict[str, int],
+    rounding: list[Argument],
+) -> None:  # fmt: skip
+    """`ends`: the defines of the kernel's end; `rounding`: where a scale goes, and the scale."""
+    num_rows, n = out.shape
     cols = next(size for size in (1, 2, 4, 8) if num_rows <= 8 * size)
     defines = {"KIND": KINDS[x.dtype], "ROWS": choice.rows, "COLS": cols, "WARPS": choice.warps, "X_AHEAD": int(choice.x_ahead),
-               "TILES": choice.tiles, "OUT_F32": int(out_dtype == torch.float32)}  # fmt: skip
+               "TILES": choice.tiles, "OUT_F32": int(out.dtype == torch.float32), **ends}  # fmt: skip
+    rows_of_weight = 2 if ends["GATED"] else 1
     kernel(SOURCE, "skinny", defines).launch(
-        (triton.cdiv(n, 16 * choice.rows * choice.tiles), 1, 1), 32 * choice.warps,
+        (triton.cdiv(n * rows_of_weight, 16 * choice.rows * choice.tiles), 1, 1), 32 * choice.warps,
         [out, x, weight.data, scales, weight.weight_scale, weight.bias, ctypes.c_int(num_rows), ctypes.c_int(n),
-         ctypes.c_int(k * x.element_size())],
+         ctypes.c_int(x.shape[1] * x.element_size()), *rounding],
         overlap=linear_overlap(num_rows) > 0,
     )  # fmt: skip
-    return out
 
 
 def skinny_int4(x: Tensor, weight: Weight[Tensor], choice: Skinny) -> Tensor:

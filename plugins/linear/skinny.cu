@@ -7,6 +7,9 @@
 //
 // Defined at compile time: KIND (0 bf16, 1 e4m3, 2 int8), ROWS (16-row tiles a warp takes), COLS (8-column tiles: 8 * COLS >= M),
 // WARPS (of them TILES side by side, WARPS / TILES sharing K), OUT_F32, X_AHEAD (1: x is fetched a line ahead like the weights, 0: when used, for fewer registers). K * element size must be a multiple of 128 bytes.
+// GATED: w (2N, K) holds gate's rows, then up's, and out (M, N) = silu(x . gate^T) * (x . up^T), without bias. Eight rows of gate and the
+// eight of up that belong to them make a 16-row tile, so that a block has both factors of its columns.
+// ROUNDS, with GATED: out is e4m3 by the scale input_scale[0], which goes to out_scale for every row.
 
 typedef unsigned int u32;
 typedef unsigned short u16;
@@ -46,25 +49,35 @@ __device__ __forceinline__ void mma(acc_t (&c)[4], u32 a0, u32 a1, u32 a2, u32 a
 #endif
 }
 __device__ __forceinline__ u16 to_bf16(float x) { u16 d; asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(d) : "f"(x)); return d; }
+__device__ __forceinline__ u8 to_e4m3(float x) { u16 d; asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(d) : "f"(0.f), "f"(x)); return (u8)d; }
+__device__ __forceinline__ float silu(float x) {
+    float e, r;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(x * -1.4426950408889634f));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(1.f + e));
+    return x * r;
+}
 
 // One 128-byte line of each of the warp's weight rows and of the x rows, as two 64-byte pieces.
 struct Line { Words w[2][ROWS][2], x[2][COLS]; };
 
 extern "C" __global__ void __launch_bounds__(WARPS * 32)
 skinny(void* __restrict__ out, const u8* __restrict__ x, const u8* __restrict__ w, const float* __restrict__ x_scale,
-       const float* __restrict__ w_scale, const u16* __restrict__ bias, int m_rows, int n_rows, int k_bytes) {
+       const float* __restrict__ w_scale, const u16* __restrict__ bias, int m_rows, int n_rows, int k_bytes, float* __restrict__ out_scale,
+       const float* __restrict__ input_scale) {
     __shared__ acc_t total[WARPS][ROWS * 16][COLS * 8 + 1];
-    const int SPLITS = WARPS / TILES;
+    const int SPLITS = WARPS / TILES, WIDTH = ROWS * (GATED ? 8 : 16);  // columns of the output that a tile yields
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, c = lane & 3;
     const int tile = warp % TILES, slice = warp / TILES;
-    const int n0 = (blockIdx.x * TILES + tile) * ROWS * 16;
+    const int n0 = (blockIdx.x * TILES + tile) * WIDTH;
     const u8* wp[ROWS][2];
     const u8* xp[COLS];
 #pragma unroll
     for (int r = 0; r < ROWS; ++r)
 #pragma unroll
-        for (int half = 0; half < 2; ++half)
-            wp[r][half] = w + (i64)min(n0 + r * 16 + half * 8 + g, n_rows - 1) * k_bytes + c * 16;
+        for (int half = 0; half < 2; ++half) {
+            const int row = GATED ? min(n0 + r * 8 + g, n_rows - 1) + half * n_rows : min(n0 + r * 16 + half * 8 + g, n_rows - 1);
+            wp[r][half] = w + (i64)row * k_bytes + c * 16;
+        }
 #pragma unroll
     for (int t = 0; t < COLS; ++t) xp[t] = x + (i64)min(t * 8 + g, m_rows - 1) * k_bytes + c * 16;
 
@@ -133,20 +146,35 @@ skinny(void* __restrict__ out, const u8* __restrict__ x, const u8* __restrict__ 
 #pragma unroll
             for (int i = 0; i < 4; ++i) total[warp][r * 16 + (i >> 1) * 8 + g][t * 8 + 2 * c + (i & 1)] = acc[r][t][i];
     __syncthreads();
-    for (int i = threadIdx.x; i < TILES * ROWS * 16 * COLS * 8; i += WARPS * 32) {
-        const int at_row = i % (TILES * ROWS * 16), m = i / (TILES * ROWS * 16);
-        const int from = at_row / (ROWS * 16), row = at_row % (ROWS * 16), n = blockIdx.x * TILES * ROWS * 16 + at_row;
-        if (m >= m_rows || n >= n_rows) continue;
+    auto sum_of = [&](int tile, int row, int m) {        // over the slices of K
         acc_t sum = 0;
 #pragma unroll
-        for (int v = 0; v < SPLITS; ++v) sum += total[v * TILES + from][row][m];
-        float value = (float)sum;
+        for (int v = 0; v < SPLITS; ++v) sum += total[v * TILES + tile][row][m];
+        return (float)sum;
+    };
+    for (int i = threadIdx.x; i < TILES * WIDTH * COLS * 8; i += WARPS * 32) {
+        const int at = i % (TILES * WIDTH), m = i / (TILES * WIDTH), from = at / WIDTH, row = at % WIDTH;
+        const int n = blockIdx.x * TILES * WIDTH + at;
+        if (m >= m_rows || n >= n_rows) continue;
+#if GATED
+        float gate = sum_of(from, row / 8 * 16 + row % 8, m), up = sum_of(from, row / 8 * 16 + 8 + row % 8, m);
+        if (KIND != 0) gate *= x_scale[m] * w_scale[n], up *= x_scale[m] * w_scale[n_rows + n];
+        const float value = silu(gate) * up;
+#else
+        float value = sum_of(from, row, m);
         if (KIND != 0) value *= x_scale[m] * w_scale[n];
         if (bias) value += __uint_as_float((u32)bias[n] << 16);
-#if OUT_F32
+#endif
+#if ROUNDS
+        ((u8*)out)[(i64)m * n_rows + n] = to_e4m3(value * (1.f / input_scale[0]));
+#elif OUT_F32
         ((float*)out)[(i64)m * n_rows + n] = value;
 #else
         ((u16*)out)[(i64)m * n_rows + n] = to_bf16(value);
 #endif
     }
+#if ROUNDS
+    if (blockIdx.x == 0)
+        for (int m = threadIdx.x; m < m_rows; m += WARPS * 32) out_scale[m] = input_scale[0];
+#endif
 }

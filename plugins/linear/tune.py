@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import msgspec
@@ -17,10 +17,22 @@ from torch import Tensor
 
 from ingot.errors import EngineError
 from ingot.network.weights import LINEARS, Scheme, Weight
-from ingot.plugins.linear.launch import Choice, Choices, Library, Skinny, Tiled, guess, run_linear, skinny_fits
+from ingot.plugins.linear.launch import (
+    Choice,
+    Choices,
+    Library,
+    Skinny,
+    Tiled,
+    ends_with_silu,
+    guess,
+    run_linear,
+    skinny_fits,
+    skinny_gated,
+)
 from ingot.plugins.linear.reference import dequantize
 from ingot.plugins.overlap import supported
 from ingot.plugins.quantize.launch import Quantized, floats, quantize_rows
+from ingot.plugins.silu_mul.launch import silu_mul
 from ingot.plugins.trial import seconds
 from ingot.plugins.variants import Variants
 
@@ -28,21 +40,36 @@ LONELY, MOST_OVERLAPPING = 2e-6, 16
 KINDS: dict[str, type[Choice]] = {"library": Library, "skinny": Skinny, "tiled": Tiled}
 
 
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """A linear; gate and up's with the one that reads what SiLU makes of its output."""
+
+    weight: Weight[Tensor]
+    reader: Weight[Tensor] | None
+
+
 def tune(weights: Mapping[str, Weight[Tensor]], rows: Iterable[int], dtype: torch.dtype, *, layers: int = 8) -> Choices:
     """Choices for the model's linears at these row buckets (see launch.BUCKETS)."""
     tuned: dict[tuple[str, int, int, int], Choice] = {}
     for kind in LINEARS:
-        same = [weights[f"layers.{layer}.{kind}"] for layer in range(layers) if f"layers.{layer}.{kind}" in weights]
-        n, k = same[0].data.shape
-        k *= 2 if same[0].scheme is Scheme.INT4 else 1
+        same = alike(weights, kind, layers)
+        first = same[0].weight
+        n, k = first.data.shape
+        k *= 2 if first.scheme is Scheme.INT4 else 1
         for bucket in rows:
-            x: Tensor | Quantized = torch.randn(bucket, k, device=same[0].data.device, dtype=dtype)
-            if same[0].scheme in (Scheme.FP8, Scheme.INT8) and isinstance(x, Tensor):
-                x = quantize_rows(x, same[0])
-            options = right_ones(x, same[0], candidates(same[0].scheme, n, k, bucket), dtype)
+            x: Tensor | Quantized = torch.randn(bucket, k, device=first.data.device, dtype=dtype)
+            if first.scheme in (Scheme.FP8, Scheme.INT8) and isinstance(x, Tensor):
+                x = quantize_rows(x, first)
+            options = right_ones(x, first, candidates(first.scheme, n, k, bucket), dtype)
             times = {option: seconds_of(x, same, option, dtype) + lonely(option, bucket) for option in options}
-            tuned[same[0].scheme.value, n, k, bucket] = min(times, key=times.__getitem__)
+            tuned[first.scheme.value, n, k, bucket] = min(times, key=times.__getitem__)
     return Choices(tuned=tuned)
+
+
+def alike(weights: Mapping[str, Weight[Tensor]], kind: str, layers: int) -> list[Timed]:
+    """The linears of one kind in the first `layers` layers."""
+    names = [f"layers.{layer}." for layer in range(layers) if f"layers.{layer}.{kind}" in weights]
+    return [Timed(weights[name + kind], weights[name + "down"] if kind == "gate_up" else None) for name in names]
 
 
 def lonely(option: Choice, bucket: int) -> float:
@@ -80,14 +107,25 @@ def candidates(scheme: Scheme, n: int, k: int, bucket: int) -> list[Choice]:
     return list(dict.fromkeys(options))
 
 
-def seconds_of(x: Tensor | Quantized, weights: Sequence[Weight[Tensor]], choice: Choice, dtype: torch.dtype) -> float:
-    """Mean over the weights, median of the replays."""
+def seconds_of(x: Tensor | Quantized, linears: Sequence[Timed], choice: Choice, dtype: torch.dtype) -> float:
+    """Mean over the linears, median of the replays."""
 
     def take_all() -> None:
-        for weight in weights:
-            run_linear(x, weight, choice, out_dtype=dtype)
+        for linear in linears:
+            run_timed(x, linear, choice, dtype)
 
-    return seconds(take_all, inner=1) / len(weights)
+    return seconds(take_all, inner=1) / len(linears)
+
+
+def run_timed(x: Tensor | Quantized, linear: Timed, choice: Choice, dtype: torch.dtype) -> None:
+    """As a step does: gate and up's product with SiLU, within it or after."""
+    weight, reader = linear.weight, linear.reader
+    if reader is not None and isinstance(choice, Skinny) and ends_with_silu(weight, reader, choice, dtype):
+        skinny_gated(x, weight, reader, choice)
+        return
+    out = run_linear(x, weight, choice, out_dtype=dtype)
+    if reader is not None:
+        silu_mul(out, reader)
 
 
 def write_choices(choices: Choices, path: Path) -> None:

@@ -66,9 +66,9 @@ def by_one_scale(weight: Weight[Tensor]) -> bool:
     return weight.scheme is Scheme.FP8 and weight.input_scale is not None and weight.pre_scale is None
 
 
-def ended(x: Tensor, weight: Weight[Tensor]) -> Tensor | Quantized:
-    """x (T, K) as `weight`'s GEMM reads it: by a kernel of its own where that is not as it is."""
-    return quantize_rows(x, weight) if needs_ending(weight) else x
+def ended(x: Tensor | Quantized, weight: Weight[Tensor]) -> Tensor | Quantized:
+    """x (T, K) as `weight`'s GEMM reads it: by a kernel of its own where it is neither rounded already nor read as it is."""
+    return quantize_rows(x, weight) if isinstance(x, Tensor) and needs_ending(weight) else x
 
 
 def quantize_rows(x: Tensor, weight: Weight[Tensor]) -> Tensor | Quantized:

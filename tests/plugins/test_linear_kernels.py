@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +15,23 @@ from torch import Tensor
 from ingot.errors import EngineError
 from ingot.network.weights import Scheme, Weight
 from ingot.plugins.linear.gated import gated, well_filled
-from ingot.plugins.linear.launch import Choice, Choices, Library, Skinny, Tiled, run_linear
+from ingot.plugins.linear.launch import (
+    Choice,
+    Choices,
+    Library,
+    Skinny,
+    Tiled,
+    ends_with_silu,
+    run_linear,
+    skinny_gated,
+)
 from ingot.plugins.linear.reference import dequantize
 from ingot.plugins.linear.tune import candidates, read_choices, write_choices
-from ingot.plugins.quantize.launch import Quantized, quantize_rows
+from ingot.plugins.quantize.launch import Quantized, floats, quantize_rows
 from ingot.plugins.quantize.reference import quantize_fp8, quantize_int4, quantize_int8, row_scale
 from ingot.plugins.silu_mul.reference import silu_mul
+
+DATA = torch.empty(8, 128)
 
 
 def make_weight(
@@ -56,16 +69,57 @@ def check(
     assert_as_exact_as_torch(out, plain, truth)
 
 
-def check_gated(scheme: Scheme, rows: int, n: int, k: int, device: torch.device) -> None:
-    """Against SiLU of a product rounded to bf16, as PyTorch does it."""
+def check_gated(
+    scheme: Scheme, rows: int, n: int, k: int, device: torch.device, *, choice: Skinny | None = None, rounds: bool = False
+) -> None:  # fmt: skip
+    """By gated.cu or, with `choice`, skinny.cu: against SiLU of a product rounded to bf16, as PyTorch does it; with `rounds` against the
+    true value rounded once to e4m3."""
     weight = make_weight(scheme, n, k, torch.bfloat16, device, bias=False)
     x: Tensor | Quantized = torch.randn(rows, k, device=device).bfloat16()
-    if isinstance(x, Tensor) and scheme is Scheme.FP8:
+    if isinstance(x, Tensor) and scheme in (Scheme.FP8, Scheme.INT8):
         x = quantize_rows(x, weight)
-    inputs = x.values.float() * x.scales[:, None] if isinstance(x, Quantized) else x.float()
-    truth = silu_mul(inputs.double() @ dequantize(weight).double().T)
-    plain = silu_mul(inputs.bfloat16() @ dequantize(weight).bfloat16().T)
-    assert_as_exact_as_torch(gated(x, weight), plain, truth)
+    inputs = floats(x).double()
+    truth = silu_mul(inputs @ dequantize(weight).double().T)
+    scale = (truth.abs().amax() / 300).float()  # by which the largest is no number of e4m3
+    reader = Weight(scheme=Scheme.NONE, data=weight.data)
+    if rounds:
+        reader = Weight(scheme=Scheme.FP8, data=weight.data, input_scale=scale.reshape(1))
+    with poisoned():
+        found = gated(x, weight, reader) if choice is None else skinny_gated(x, weight, reader, choice)
+    if rounds:
+        check_rounded(found, truth, scale, steps=1 if choice else None)
+    else:
+        plain = silu_mul(inputs.bfloat16() @ dequantize(weight).bfloat16().T)
+        assert_as_exact_as_torch(floats(found), plain, truth)
+
+
+def check_rounded(found: Tensor | Quantized, truth: Tensor, scale: Tensor, *, steps: int | None) -> None:
+    """`steps`: of e4m3, that a value near a tie may lie beside the true one's, where a step is large beside the product's own error."""
+    assert isinstance(found, Quantized)
+    assert torch.equal(found.scales, scale.expand(len(truth)))
+    plain = quantize_fp8(truth, scale)
+    assert_as_exact_as_torch(floats(found), plain.float() * scale, truth)
+    if steps is not None:
+        away = (order_of(found.values) - order_of(plain)).abs()[truth.abs() >= scale]
+        assert away.max() <= steps
+        assert (away > 0).float().mean() < 0.1
+
+
+def order_of(x: Tensor) -> Tensor:
+    """e4m3 as integers, one apart where the values are neighbours."""
+    bits = x.view(torch.uint8).int()
+    return torch.where(bits < 128, bits, 128 - bits)
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """torch.empty gives NaN: what is not written shows."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 @pytest.mark.parametrize(("rows", "filled"), [(8192, True), (8000, True), (1024, True), (768, False), (1025, False)])
@@ -78,10 +132,39 @@ def test_a_gated_product_is_for_steps_that_fill_the_machine(
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("scheme", [Scheme.NONE, Scheme.FP8])
+@pytest.mark.parametrize(("scheme", "rounds"), [(Scheme.NONE, False), (Scheme.FP8, False), (Scheme.FP8, True)])
 @pytest.mark.parametrize(("rows", "n", "k"), [(1, 256, 128), (300, 768, 1152), (1024, 28672, 4096), (4999, 2048, 640)])
-def test_gated(scheme: Scheme, rows: int, n: int, k: int) -> None:
-    check_gated(scheme, rows, n, k, torch.device("cuda"))
+def test_gated(scheme: Scheme, rounds: bool, rows: int, n: int, k: int) -> None:
+    check_gated(scheme, rows, n, k, torch.device("cuda"), rounds=rounds)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("rounds", [False, True])
+@pytest.mark.parametrize("scheme", [Scheme.NONE, Scheme.FP8, Scheme.INT8])
+@pytest.mark.parametrize("choice", [Skinny(), Skinny(rows=2, warps=4, x_ahead=False), Skinny(warps=8, tiles=4)])
+@pytest.mark.parametrize(("rows", "n", "k"), [(1, 28672, 4096), (5, 202, 1152), (16, 1040, 4096), (33, 100, 640)])
+def test_skinny_that_ends_with_silu(scheme: Scheme, rounds: bool, choice: Skinny, rows: int, n: int, k: int) -> None:
+    check_gated(scheme, rows, n, k, torch.device("cuda"), choice=choice, rounds=rounds)
+
+
+@pytest.mark.parametrize(
+    ("weight", "reader", "choice", "ends"),
+    [
+        (Weight(scheme=Scheme.NONE, data=DATA), Weight(scheme=Scheme.NONE, data=DATA), Skinny(), True),
+        (Weight(scheme=Scheme.NONE, data=DATA), Weight(scheme=Scheme.INT4, data=DATA), Skinny(), True),
+        (Weight(scheme=Scheme.INT8, data=DATA), Weight(scheme=Scheme.FP8, data=DATA, input_scale=DATA), Skinny(), True),
+        (Weight(scheme=Scheme.FP8, data=DATA), Weight(scheme=Scheme.FP8, data=DATA), Skinny(), False),
+        (Weight(scheme=Scheme.NONE, data=DATA), Weight(scheme=Scheme.NONE, data=DATA, pre_scale=DATA), Skinny(), False),
+        (Weight(scheme=Scheme.INT4, data=DATA), Weight(scheme=Scheme.NONE, data=DATA), Skinny(), False),
+        (Weight(scheme=Scheme.NONE, data=DATA, bias=DATA), Weight(scheme=Scheme.NONE, data=DATA), Skinny(), False),
+        (Weight(scheme=Scheme.NONE, data=DATA), Weight(scheme=Scheme.NONE, data=DATA), Library(), False),
+    ],
+)
+def test_which_products_of_few_rows_end_with_silu(
+    weight: Weight[Tensor], reader: Weight[Tensor], choice: Choice, ends: bool
+) -> None:
+    assert ends_with_silu(weight, reader, choice, torch.bfloat16) == ends
+    assert not ends_with_silu(weight, reader, choice, torch.float16)
 
 
 @pytest.mark.parametrize("scheme", [Scheme.INT8, Scheme.INT4, Scheme.NONE])

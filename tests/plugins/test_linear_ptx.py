@@ -46,10 +46,34 @@ def test_what_the_previous_kernel_writes_is_waited_for(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    ("scheme", "rows", "n", "k", "seed"),
-    [(Scheme.NONE, 300, 256, 128, None), (Scheme.FP8, 70, 768, 640, None), (Scheme.NONE, 9, 512, 384, 1)],
+    ("scheme", "rounds", "choice", "rows", "n", "k"),
+    [
+        (Scheme.NONE, False, Skinny(), 1, 2 * 37, 640),
+        (Scheme.NONE, False, Skinny(rows=2, warps=4, x_ahead=False), 17, 2 * 20, 384),
+        (Scheme.NONE, True, Skinny(warps=8, tiles=4), 9, 2 * 45, 256),
+        (Scheme.FP8, True, Skinny(), 1, 2 * 37, 1152),
+        (Scheme.FP8, True, Skinny(warps=8, tiles=2), 8, 2 * 20, 640),
+        (Scheme.FP8, True, Skinny(rows=2, warps=8, tiles=4, x_ahead=False), 17, 2 * 101, 384),
+        (Scheme.INT8, False, Skinny(warps=8, tiles=4), 3, 2 * 50, 640),
+    ],
 )
-def test_gated(scheme: Scheme, rows: int, n: int, k: int, seed: int | None) -> None:
+def test_skinny_that_ends_with_silu(scheme: Scheme, rounds: bool, choice: Skinny, rows: int, n: int, k: int) -> None:
+    """Columns that are no multiple of a block's, of gate and of up."""
+    with interpreted(Setting()):
+        check_gated(scheme, rows, n, k, CPU, choice=choice, rounds=rounds)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "rounds", "rows", "n", "k", "seed"),
+    [
+        (Scheme.NONE, False, 300, 256, 128, None),
+        (Scheme.FP8, False, 70, 768, 640, None),
+        (Scheme.NONE, False, 9, 512, 384, 1),
+        (Scheme.FP8, True, 300, 512, 128, None),
+        (Scheme.FP8, True, 9, 768, 384, 1),
+    ],
+)
+def test_gated(scheme: Scheme, rounds: bool, rows: int, n: int, k: int, seed: int | None) -> None:
     """More tiles than clusters, tiles that hang over, and a ring that goes round."""
     with interpreted(Setting(seed=seed, processors=4)):
-        check_gated(scheme, rows, n, k, CPU)
+        check_gated(scheme, rows, n, k, CPU, rounds=rounds)

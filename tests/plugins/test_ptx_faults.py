@@ -52,6 +52,25 @@ def test_skinny(right: str, wrong: str, found: str, tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("right", "wrong", "found"),
     [
+        ("min(n0 + r * 8 + g, n_rows - 1) + half", "n0 + r * 8 + g + half", "of argument tensor"),
+        ("m >= m_rows || n >= n_rows", "m >= m_rows", "of argument tensor"),
+        ("m < m_rows; m += WARPS * 32) out_scale", "m <= m_rows; m += WARPS * 32) out_scale", "of argument tensor"),
+        ("row / 8 * 16 + 8 + row % 8", "row / 8 * 16 + row % 8", "times PyTorch's"),
+        ("WIDTH = ROWS * (GATED ? 8 : 16)", "WIDTH = ROWS * 16", "is outside"),
+        ("if (blockIdx.x == 0)\n", "if (blockIdx.x == gridDim.x)\n", "torch.equal"),
+    ],
+)
+def test_skinny_that_ends_with_silu(
+    right: str, wrong: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "SOURCE", mistaken(linear.SOURCE, right, wrong, tmp_path))
+    with interpreted(Setting()), pytest.raises((Fault, AssertionError), match=found):
+        check_gated(Scheme.FP8, 5, 2 * 37, 128, CPU, choice=linear.Skinny(warps=4), rounds=True)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "found"),
+    [
         ("expect(bar, 3 * PIECE);", "expect(bar, 2 * PIECE);", "no barrier lies between"),
         ("                    wait(empty + slot * 8, (step / SLOTS & 1) ^ 1);\n", "", "more than 1 arrivals"),
         ("                wait(full + slot * 8, step / SLOTS & 1);\n", "", "no thread can go on"),
@@ -63,6 +82,21 @@ def test_gated(right: str, wrong: str, found: str, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(gated, "SOURCE", mistaken(gated.SOURCE, right, wrong, tmp_path))
     with interpreted(Setting()), pytest.raises(Fault, match=found):
         check_gated(Scheme.NONE, 30, 256, 640, CPU)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "found"),
+    [
+        ("lane < 16 && row + lane < m_rows", "lane < 16", "of argument tensor"),
+        ("if (tile.column == 0 && lane", "if (tile.column < 0 && lane", "torch.equal"),
+        ("of_up_column *= 1.f / input_scale[0];", "", "times PyTorch's"),
+        ("#define PASSES ELEMENT", "#define PASSES 2", "is read, which nobody wrote"),
+    ],
+)
+def test_gated_that_rounds(right: str, wrong: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gated, "SOURCE", mistaken(gated.SOURCE, right, wrong, tmp_path))
+    with interpreted(Setting()), pytest.raises((Fault, AssertionError), match=found):
+        check_gated(Scheme.FP8, 30, 512, 128, CPU, rounds=True)
 
 
 @pytest.mark.parametrize(

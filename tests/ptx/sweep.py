@@ -69,14 +69,18 @@ def run_skinny(any_: random.Random, setting: Setting) -> str:
     )
     rows, n, k = any_.choice([1, 3, 8, 13, 17, 40]), any_.randint(1, 90), 128 * any_.randint(1, 9)
     check(scheme, rows, n, k, choice, BF16, CPU, any_.random() < 0.5)
-    return f"{scheme} {choice} rows {rows}, N {n}, K {k}, {setting}"
+    rounds = any_.random() < 0.5
+    if scheme is not Scheme.INT4:
+        check_gated(scheme, rows, 2 * n, k, CPU, choice=choice, rounds=rounds)
+    return f"{scheme} {choice} rows {rows}, N {n}, K {k}, rounds {rounds}, {setting}"
 
 
 def run_gated(any_: random.Random, setting: Setting) -> str:
     scheme, setting.processors = any_.choice([Scheme.NONE, Scheme.FP8]), any_.choice([2, 4, 6])
     rows, n, k = any_.choice([1, 64, 129, 300]), 256 * any_.randint(1, 3), 128 * any_.randint(1, 6)
-    check_gated(scheme, rows, n, k, CPU)
-    return f"{scheme} rows {rows}, N {n}, K {k}, {setting}"
+    rounds = scheme is Scheme.FP8 and any_.random() < 0.5
+    check_gated(scheme, rows, n, k, CPU, rounds=rounds)
+    return f"{scheme} rows {rows}, N {n}, K {k}, rounds {rounds}, {setting}"
 
 
 KERNELS: dict[str, Callable[[random.Random, Setting], str]] = {
