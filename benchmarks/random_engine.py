@@ -23,9 +23,8 @@ from ingot.builder.shards import ShardWriter
 from ingot.builder.targets import CompileJob, compiler_of, resolve_target
 from ingot.manifest import FORMAT_VERSION, Limits, Manifest, record_files
 from ingot.network.config import ModelConfig
-from ingot.network.weights import Scheme
 from ingot.plugins.load import PARTS
-from ingot.plugins.random_weights import random_weights
+from ingot.plugins.random_weights import quantized_weights
 from ingot.runtime.bench.commands import QUANTS
 from ingot.runtime.bench.subject import read_config
 
@@ -33,11 +32,11 @@ TOKENIZER = Path(__file__).resolve().parents[1] / "examples" / "tiny"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
-def write_weights(folder: Path, config: ModelConfig, scheme: Scheme, dtype: torch.dtype) -> int:
+def write_weights(folder: Path, config: ModelConfig, quant: str, dtype: torch.dtype) -> int:
     """Bytes written."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with ShardWriter(folder) as shards:
-        for name, weight in random_weights(config, scheme, dtype, device).items():
+        for name, weight in quantized_weights(config, quant, dtype, device).items():
             shards.add(f"{name}.weight", weight.data.cpu())
             for part in PARTS:
                 tensor = getattr(weight, part)
@@ -57,7 +56,7 @@ def write_engine(out: Path, place: Path, recipe: Recipe) -> Manifest:
     part = out.resolve().parent / f".{out.name}.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    size = write_weights(part / "weights", config, Scheme(recipe.quant), getattr(torch, dtype))
+    size = write_weights(part / "weights", config, recipe.quant, getattr(torch, dtype))
     job = CompileJob(
         config=config, weights=(part / "weights",), limits=limits, dtype=dtype, kv_dtype=kv_dtype, quant=recipe.quant
     )

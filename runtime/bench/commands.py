@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 DEFAULT = "128/256x1,128/256x16,128/512x1024,1024/256x768,2048/128x384"
 PLACE = click.Path(path_type=Path, exists=True)
 FILE = click.Path(path_type=Path, dir_okay=False)
-QUANTS = ("none", "fp8", "int8", "int4", "nvfp4")
+QUANTS = ("none", "fp8", "fp8-dynamic", "int8", "int4", "nvfp4")
 
 
 def read_workloads(ctx: click.Context, param: click.Parameter, text: str) -> list[Workload]:
@@ -36,7 +36,11 @@ def subject_options(command: Callable[..., None]) -> Callable[..., None]:
     options = (
         click.argument("engine", required=False, type=click.Path(path_type=Path)),
         click.option("--random-weights", type=PLACE, metavar="CONFIG", help=config),
-        click.option("--quant", type=click.Choice(QUANTS), help=f"{whose} Default: none."),
+        click.option(
+            "--quant",
+            type=click.Choice(QUANTS),
+            help=f"{whose} fp8 rounds inputs by fixed scales, fp8-dynamic per token. Default: none.",
+        ),
         click.option("--kv", type=click.Choice(["auto", "fp8"]), help=f"{whose} Default: auto."),
         click.option("--max-model-len", type=click.IntRange(2), help=f"{whose} Default: 8192."),
         click.option("--max-num-seqs", type=click.IntRange(1), help=f"{whose} Default: 64 on a CPU, 1024 on a GPU."),
@@ -135,7 +139,7 @@ def offline(
     with shown.status("loading"):
         subject = open_subject(**subject_words)
     shown.print(subject_text(subject), highlight=False)
-    head = {"run": run, "engine": "ingot", "mode": subject.mode}
+    head = {"run": run, "engine": "ingot", "mode": subject.mode, "quant": subject.quant}
     load_s = round(subject.load_seconds, 1)
     tail = {"ceilings": subject.ceilings.line(), "load_s": load_s, **provenance(device_name(subject))}
     results, lines = [], []
@@ -200,7 +204,7 @@ def chat(
         result = measure_chats(subject, chats, lambda: progress.advance(task))
     subject.program.close()
     Console().print(chat_table(result))
-    head = {"run": run or new_run(), "engine": "ingot", "mode": subject.mode}
+    head = {"run": run or new_run(), "engine": "ingot", "mode": subject.mode, "quant": subject.quant}
     publish(head | result.line() | provenance(device_name(subject)), output)
 
 

@@ -26,6 +26,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     run: str  # one id for all that ran together
     engine: str  # ingot, vllm-0.26.0
     mode: str  # bf16, fp8kv
+    quant: str = ""  # none, fp8, fp8-dynamic; another engine's: fp8 online, fp8 checkpoint; empty in old lines
     isl: int
     osl: int
     requests: int
@@ -84,10 +85,17 @@ def rivals(lines: Iterable[Line], run: str) -> list[Line]:
 
 
 def ratios(ours: Iterable[Line], theirs: Iterable[Line]) -> list[Ratio]:
-    """The last of our lines for each mode and workload beside the last of theirs, where both have one."""
-    other = {line.key: line for line in theirs}
+    """The last of our lines for each mode and workload beside the fastest of theirs, where both have one.
+
+    `theirs` are of one run (see `rivals`), in which an engine may have run a mode in several ways: each engine's best counts.
+    """
+    best: dict[tuple[str, tuple[str, str]], Line] = {}
+    for line in sorted(theirs, key=lambda line: line.output_tok_s):
+        best[line.engine, line.key] = line
     own = {line.key: line for line in ours if line.engine == OURS}
-    return [Ratio(ours=line, theirs=other[key]) for key, line in own.items() if key in other]
+    engines = sorted({engine for engine, _ in best})
+    pairs = ((line, best.get((engine, key))) for key, line in own.items() for engine in engines)
+    return [Ratio(ours=line, theirs=other) for line, other in pairs if other]
 
 
 def provenance(device_name: str) -> dict[str, Any]:

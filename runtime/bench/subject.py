@@ -20,7 +20,7 @@ from ingot.network.config import ModelConfig
 from ingot.network.weights import Scheme, Weight
 from ingot.plugins.dtypes import torch_dtype
 from ingot.plugins.load import PARTS, scheme_of
-from ingot.plugins.random_weights import random_weights
+from ingot.plugins.random_weights import quantized_weights
 from ingot.runtime.bench.ceilings import NAMES, Ceilings, measure_ceilings
 from ingot.runtime.bench.limit import Costs, model_costs
 from ingot.runtime.load import calm_garbage_collection
@@ -57,7 +57,7 @@ class Subject:
     program: Program
     config: ModelConfig
     limits: Limits
-    scheme: Scheme
+    quant: str  # as a build's --quant
     dtype: torch.dtype
     kv_dtype: torch.dtype
     device: torch.device
@@ -66,9 +66,14 @@ class Subject:
 
     @property
     def mode(self) -> str:
-        """bf16, fp8kv and the like: the weights' scheme, or the dtype where they have none; kv where the cache is FP8."""
-        name = NAMES[self.dtype] if self.scheme is Scheme.NONE else self.scheme.value
-        return name + ("kv" if self.kv_dtype == torch.float8_e4m3fn else "")
+        """bf16, fp8kv, fp8kv-dynamic and the like: the weights' scheme, or the dtype where they have none; kv where the cache is FP8."""
+        scheme, dash, dynamic = self.quant.partition("-")
+        name = NAMES[self.dtype] if scheme == Scheme.NONE else scheme
+        return name + ("kv" if self.kv_dtype == torch.float8_e4m3fn else "") + dash + dynamic
+
+    @property
+    def scheme(self) -> Scheme:
+        return Scheme(self.quant.removesuffix("-dynamic"))
 
     @property
     def costs(self) -> Costs:
@@ -91,7 +96,7 @@ def load_engine(folder: Path) -> Subject:
     seconds = time.perf_counter() - begin
     calm_garbage_collection()
     return Subject(
-        program=program, config=read_config(folder), limits=manifest.limits, scheme=stored_scheme(folder), dtype=dtype,
+        program=program, config=read_config(folder), limits=manifest.limits, quant=stored_quant(folder), dtype=dtype,
         kv_dtype=torch_dtype(manifest.kv_dtype), device=device, load_seconds=seconds,
         # On a CPU it is the program that sets the number of threads.
         ceilings=measure_ceilings(device, dtype) if ceilings is None else ceilings,
@@ -106,7 +111,7 @@ def load_random(model: RandomModel) -> Subject:
             "--mixed-tokens and --drawn-rows are about CUDA graphs; PyTorch sees no NVIDIA GPU here.",
             mend="Leave them out, or measure on a GPU.",
         )
-    config, scheme = read_config(model.config), Scheme(model.quant)
+    config = read_config(model.config)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     kv_dtype = torch.float8_e4m3fn if model.kv == "fp8" else dtype
     limits = plan_limits(model, config, device, kv_dtype)
@@ -114,11 +119,11 @@ def load_random(model: RandomModel) -> Subject:
     begin = time.perf_counter()
     with torch.inference_mode():
         if device.type == "cpu":
-            made = reference_program(config, scheme, limits, dtype, kv_dtype)
+            made = reference_program(config, model.quant, limits, dtype, kv_dtype)
         else:
-            made = tuned_program(config, scheme, limits, dtype, kv_dtype, model)
+            made = tuned_program(config, model, limits, dtype, kv_dtype)
     subject = Subject(
-        program=made, config=config, limits=limits, scheme=scheme, dtype=dtype, kv_dtype=kv_dtype, device=device,
+        program=made, config=config, limits=limits, quant=model.quant, dtype=dtype, kv_dtype=kv_dtype, device=device,
         ceilings=ceilings, load_seconds=time.perf_counter() - begin,
     )  # fmt: skip
     calm_garbage_collection()
@@ -126,20 +131,20 @@ def load_random(model: RandomModel) -> Subject:
 
 
 def reference_program(
-    config: ModelConfig, scheme: Scheme, limits: Limits, dtype: torch.dtype, kv_dtype: torch.dtype
+    config: ModelConfig, quant: str, limits: Limits, dtype: torch.dtype, kv_dtype: torch.dtype
 ) -> Program:
     from ingot.runtime.programs.cpu import CpuProgram
 
-    weights = random_weights(config, scheme, dtype, torch.device("cpu"))
+    weights = quantized_weights(config, quant, dtype, torch.device("cpu"))
     return CpuProgram(config, weights, limits, dtype=dtype, kv_dtype=kv_dtype)
 
 
 def tuned_program(
-    config: ModelConfig, scheme: Scheme, limits: Limits, dtype: torch.dtype, kv_dtype: torch.dtype, model: RandomModel
+    config: ModelConfig, model: RandomModel, limits: Limits, dtype: torch.dtype, kv_dtype: torch.dtype
 ) -> Program:
     from ingot.runtime.programs.cuda import cuda_program
 
-    weights = random_weights(config, scheme, dtype, torch.device("cuda"))
+    weights = quantized_weights(config, model.quant, dtype, torch.device("cuda"))
     choices = tuned_choices(config, weights, limits, dtype, kv_dtype)
     variants = choices.variants
     if model.mixed_tokens is not None:
@@ -200,13 +205,14 @@ def read_config(place: Path) -> ModelConfig:
     return ModelConfig.from_hf(found)
 
 
-def stored_scheme(folder: Path) -> Scheme:
-    """The scheme of the first layer's linears, as the engine's weights have it."""
+def stored_quant(folder: Path) -> str:
+    """What a build's --quant calls the first layer's linears, as the engine's weights have them."""
     name = "layers.0.qkv"
     for path in sorted((folder / "weights").glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             keys = set(file.keys())
             if f"{name}.weight" in keys:
                 parts = {part: file.get_tensor(f"{name}.{part}") for part in PARTS if f"{name}.{part}" in keys}
-                return scheme_of(name, file.get_tensor(f"{name}.weight"), parts)
+                scheme = scheme_of(name, file.get_tensor(f"{name}.weight"), parts)
+                return scheme.value + ("-dynamic" if scheme is Scheme.FP8 and "input_scale" not in parts else "")
     raise EngineError(f"{folder} lacks the tensor {name}.weight.", mend="Build it again.")

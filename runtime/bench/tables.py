@@ -76,7 +76,7 @@ def ratio_table(ratios: Sequence[Ratio]) -> Table:
             f"{one.ours.output_tok_s:,.0f}",
             f"{one.theirs.output_tok_s:,.0f}",
             f"{one.ratio:.2f}",
-            one.theirs.engine,
+            f"{one.theirs.engine}, {one.theirs.quant}" if one.theirs.quant not in ("", "none") else one.theirs.engine,
         )
         found.add_row(workload, mode, *figures)
     return found

@@ -58,7 +58,7 @@ def test_offline_measures_every_workload_and_names_the_ratio(bench: Bench, engin
     assert [(line["isl"], line["osl"], line["requests"]) for line in lines] == [(16, 4, 1), (24, 6, 3)]
     line = last_line(out)
     assert line == lines[-1]
-    assert (line["run"], line["engine"], line["mode"]) == ("r1", "ingot", "fp32")
+    assert (line["run"], line["engine"], line["mode"], line["quant"]) == ("r1", "ingot", "fp32", "none")
     assert line["share"] == pytest.approx(line["output_tok_s"] / line["limit_tok_s"], rel=0.01)
     assert set(line["ceilings"]) == {"copy", "fp32"}
     assert line["versions"]["torch"]
@@ -71,12 +71,11 @@ def test_offline_measures_every_workload_and_names_the_ratio(bench: Bench, engin
     assert "GEMM" in out
 
 
-def test_offline_runs_a_shape_without_an_engine(bench: Bench) -> None:
-    out = bench(
-        "offline", "--random-weights", TINY, "--quant", "int8", "--kv", "fp8", "--workloads", "16/4x2", "--no-breakdown"
-    )
-    line = last_line(out)
-    assert line["mode"] == "int8kv"
+@pytest.mark.parametrize(("quant", "mode"), [("int8", "int8kv"), ("fp8", "fp8kv"), ("fp8-dynamic", "fp8kv-dynamic")])
+def test_offline_runs_a_shape_without_an_engine(bench: Bench, quant: str, mode: str) -> None:
+    words = ("--quant", quant, "--kv", "fp8", "--workloads", "16/4x2", "--no-breakdown")
+    line = last_line(bench("offline", "--random-weights", TINY, *words))
+    assert (line["mode"], line["quant"]) == (mode, quant)
     assert line["output_tok_s"] > 0
     assert "breakdown" not in line
 

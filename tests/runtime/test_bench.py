@@ -247,9 +247,18 @@ def test_runs_are_not_compared_with_each_other_unless_asked() -> None:
     assert not ratios(lines, as_lines([line("vllm-0.26.0", 2.0, mode="fp8kv")]))
 
 
-def test_the_newest_of_equal_lines_counts() -> None:
-    lines = as_lines([line("ingot", 1.0), line("ingot", 3.0), line("vllm-0.26.0", 9.0), line("vllm-0.26.0", 2.0)])
-    assert [one.ratio for one in ratios(lines, rivals(lines, "r"))] == [1.5]
+def test_our_newest_line_is_compared_with_a_rivals_fastest() -> None:
+    ways = [line("vllm-0.26.0", 2.0), line("vllm-0.26.0", 9.0, quant="fp8 checkpoint"), line("vllm-0.26.0", 3.0)]
+    lines = as_lines([line("ingot", 1.0), line("ingot", 3.0), *ways, line("vllm-0.26.0", 99.0, run="other")])
+    (found,) = ratios(lines, rivals(lines, "r"))
+    assert found.ratio == pytest.approx(3 / 9)
+    assert found.theirs.quant == "fp8 checkpoint"
+
+
+def test_every_rival_has_its_own_ratio() -> None:
+    lines = as_lines([line("ingot", 4.0), line("vllm-0.26.0", 2.0), line("sglang-1", 8.0)])
+    found = {one.theirs.engine: one.ratio for one in ratios(lines, rivals(lines, "r"))}
+    assert found == {"vllm-0.26.0": 2.0, "sglang-1": 0.5}
 
 
 def test_a_command_is_kept_without_where_its_results_went() -> None:

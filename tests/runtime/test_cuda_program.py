@@ -15,7 +15,7 @@ from ingot.network.config import ModelConfig
 from ingot.network.weights import Scheme, Weight
 from ingot.plugins.attention.prefill import PrefillChoice
 from ingot.plugins.linear.launch import Choices
-from ingot.plugins.random_weights import random_weights
+from ingot.plugins.random_weights import quantized_weights, random_weights
 from ingot.plugins.score import Scorer
 from ingot.plugins.variants import Variants
 from ingot.runtime.executor import Executor
@@ -176,6 +176,14 @@ def test_captured_draws_are_the_samplers(more: dict[str, float]) -> None:
         for variants in (EAGER, Variants(drawn_rows=64))
     )
     assert captured == eager
+
+
+@pytest.mark.parametrize("kv", [torch.bfloat16, torch.float8_e4m3fn])
+def test_static_scales_are_the_references(kv: torch.dtype) -> None:
+    weights = quantized_weights(CONFIG, "fp8", torch.bfloat16, torch.device("cuda"))
+    prompts = make_prompts()
+    for prompt, text in zip(prompts, serve(CONFIG, weights, prompts, GREEDY, kv=kv), strict=True):
+        assert_nearly_best(CONFIG, weights, prompt, text, kv)
 
 
 def test_a_rounded_lm_head_is_the_references() -> None:
