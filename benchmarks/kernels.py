@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 import torch
@@ -18,7 +18,7 @@ from ingot.plugins.attention.launch import DecodeChoice, Paged, Workspace, decod
 from ingot.plugins.attention.prefill import PrefillChoice, Tiles, prefill
 from ingot.plugins.attention.tiles import plan_tiles
 from ingot.plugins.linear.gated import gated
-from ingot.plugins.linear.launch import Choice, Library, Skinny, Tiled, run_linear
+from ingot.plugins.linear.launch import Choice, Library, Skinny, Tiled, run_linear, skinny_gated
 from ingot.plugins.quantize.launch import Quantized, quantize_rows
 from ingot.plugins.random_weights import random_linear
 from ingot.plugins.rms_norm.launch import rms_norm
@@ -201,19 +201,37 @@ def row_calls(count: int) -> dict[str, tuple[Callable[[], object], int]]:
 
 
 def activated(ceilings: dict[str, float]) -> Iterator[dict[str, object]]:
-    """The product of gate and up with SiLU in its end, and as two kernels; held for a tenth of a second or more, at the power limit."""
+    """The product of gate and up with SiLU in its end, and as two kernels, for a linear that reads bf16 or, in FP8, e4m3 by one scale; many
+    rows held for a tenth of a second or more, at the power limit."""
     n, k = SHAPES["gate_up"]
     for scheme, peak in ((Scheme.NONE, ceilings["bf16"]), (Scheme.FP8, ceilings["fp8"])):
         weights = [random_linear(n, k, scheme, torch.bfloat16, GPU) for _ in range(2)]
-        for count in (512, 1024, 2048, 8192):
+        readers = [Weight(scheme=Scheme.NONE, data=weights[0].data)]
+        if scheme is Scheme.FP8:
+            readers.append(replace(weights[0], input_scale=torch.full((1,), 0.02, device=GPU)))
+        for count in (1, 16, 512, 1024, 2048, 8192):
             x: torch.Tensor | Quantized = torch.randn(count, k, device=GPU, dtype=torch.bfloat16)
             if scheme is Scheme.FP8 and isinstance(x, torch.Tensor):
                 x = quantize_rows(x, weights[0])
-            apart = lambda w, x=x: silu_mul(run_linear(x, w, Library(), out_dtype=torch.bfloat16), None)
-            for name, call in (("gate_up, then silu_mul", apart), ("gated", lambda w, x=x: gated(x, w))):
-                took = seconds([partial(call, w) for w in weights], repeats=15, inner=max(4, 16384 // count))
-                yield {"kernel": name, "scheme": scheme.value, "rows": count, "us": round(took * 1e6, 1),
-                       "share": round(2 * count * n * k / peak / took, 3)}  # fmt: skip
+            floor = max(n * k * weights[0].data.element_size() / ceilings["copy"], 2 * count * n * k / peak)
+            for reader in readers:
+                for name, call in activations(x, reader, count).items():
+                    took = seconds(
+                        [partial(call, w) for w in weights], repeats=15, inner=max(4, 16384 // max(count, 512))
+                    )
+                    yield {"kernel": name, "scheme": scheme.value, "down": reader.scheme.value, "rows": count, "us": round(took * 1e6, 2),
+                           "share": round(floor / took, 3)}  # fmt: skip
+
+
+def activations(
+    x: torch.Tensor | Quantized, reader: Weight[torch.Tensor], count: int
+) -> dict[str, Callable[[Weight[torch.Tensor]], object]]:
+    few, choice = count <= 64, Skinny()
+    apart: Choice = choice if few else Library()
+    return {
+        "gate_up, then silu_mul": lambda w: silu_mul(run_linear(x, w, apart, out_dtype=torch.bfloat16), reader, SiluChoice(fast=True)),
+        "gated": lambda w: skinny_gated(x, w, reader, choice) if few else gated(x, w, reader),
+    }  # fmt: skip
 
 
 SECTIONS = {"attention": attention, "prefill": prompt, "rows": rows, "gemm": gemm, "gated": activated}

@@ -1,7 +1,7 @@
 """The decoder's vocabulary as fused CUDA and Triton kernels. Knows batches of tokens; knows no requests and no files.
 
 What fuses: residual add + norm + rounding for the next linear; split + q/k norm + rotation + KV write; silu * up +
-rounding for the down projection. A step's extra facts, for attention, travel in `CudaBatch`.
+rounding for the down projection, which the product of gate and up may do itself. A step's extra facts, for attention, travel in `CudaBatch`.
 """
 
 from __future__ import annotations
@@ -100,11 +100,10 @@ class CudaOps:
             x = ended(x.values, weight)
         elif isinstance(x, Tensor) and name.endswith(".o"):
             x = ended(x, weight)
-        elif (
-            name.endswith(".gate_up")
-            and (found := self._activated(weight, self._weights[down_of(name)], x)) is not None
-        ):
-            return Activated(values=found)
+        elif name.endswith(".gate_up"):
+            found = self._activated(weight, self._weights[down_of(name)], x)
+            if found is not None:
+                return Activated(values=found)
         return run_linear(x, weight, self._pick(weight, x), out_dtype=self._dtype)
 
     def _activated(

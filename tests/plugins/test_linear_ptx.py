@@ -40,6 +40,7 @@ def test_what_the_previous_kernel_writes_is_waited_for(monkeypatch: pytest.Monke
             monkeypatch.setattr("ingot.plugins.quantize.launch.overlap", lambda rows: 0)
             rows = quantize_rows(x, weight)
             found = run_linear(rows, weight, Skinny(), out_dtype=BF16)
+            check_gated(Scheme.FP8, 3, 40, 640, CPU, choice=Skinny(), rounds=True)
         assert torch.isfinite(found).all()
     finally:
         overlap.choose_overlap(overlap.Overlap())

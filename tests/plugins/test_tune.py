@@ -8,15 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 from tests.exactness import assert_as_exact_as_torch
+from tests.ptx.launch import Setting, interpreted
+from torch import Tensor
 
 from ingot.network.config import ModelConfig
 from ingot.network.weights import Scheme, Weight
 from ingot.plugins import trial
 from ingot.plugins.attention.cases import PrefillCase, RotationCase
 from ingot.plugins.attention.prefill import PrefillChoice, choose_prefill
-from ingot.plugins.linear.launch import Choices
+from ingot.plugins.linear import tune as linear_tune
+from ingot.plugins.linear.launch import Choices, Skinny, skinny_gated
 from ingot.plugins.linear.tune import read_choices, write_choices
 from ingot.plugins.overlap import Overlap
+from ingot.plugins.quantize.launch import Quantized
 from ingot.plugins.silu_mul.launch import SiluChoice
 from ingot.plugins.trial import Trial, decide
 from ingot.plugins.tune import prefill_ways, silu_trial
@@ -56,6 +60,34 @@ def test_a_way_must_be_right_and_faster(
     )
     assert verdict.best == best
     assert ("new" in ran) == (error < 0.024)
+
+
+def test_gate_and_up_are_timed_with_silu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within the skinny kernel; after a library's."""
+    after: list[int] = []
+    monkeypatch.setattr(linear_tune, "silu_mul", lambda out, reader: after.append(out.shape[1]))
+    monkeypatch.setattr(linear_tune, "seconds", lambda call, *, inner: call() or 1.0)
+    shapes = {"qkv": (64, 64), "o": (64, 64), "gate_up": (128, 64), "down": (64, 64)}
+    weights = {
+        f"layers.0.{kind}": Weight(scheme=Scheme.NONE, data=torch.randn(*shape).bfloat16())
+        for kind, shape in shapes.items()
+    }
+    launched: list[Tensor] = []
+
+    def skinny(x: Tensor, weight: Weight[Tensor], reader: Weight[Tensor], choice: Skinny) -> Tensor | Quantized:
+        assert reader is weights["layers.0.down"]
+        found = skinny_gated(x, weight, reader, choice)
+        assert isinstance(found, Tensor)
+        launched.append(found)
+        return found
+
+    monkeypatch.setattr(linear_tune, "skinny_gated", skinny)
+    with interpreted(Setting()):
+        choices = linear_tune.tune(weights, [16], torch.bfloat16)
+    assert set(choices.tuned) == {("none", 64, 64, 16), ("none", 128, 64, 16)}
+    options = linear_tune.candidates(Scheme.NONE, 128, 64, 16)
+    assert [found.shape for found in launched] == [(16, 64)] * sum(isinstance(option, Skinny) for option in options)
+    assert after == [128]
 
 
 @pytest.mark.parametrize("kv", ["auto", "fp8"])
