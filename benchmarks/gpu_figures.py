@@ -26,7 +26,8 @@ from ingot.runtime.bench.lines import new_run
 
 LONGEST_SECONDS = 590
 LATE = 124  # exit code of a piece that ran into its limit
-ENGINE, WEIGHTS = "engines/random-fp8-kvfp8", "engines/random-checkpoint"
+ENGINE = "engines/random-fp8-kvfp8"
+WEIGHTS, WEIGHTS_FP8 = "engines/random-checkpoint", "engines/random-checkpoint-fp8"
 PYTEST = "python -m pytest -q -m gpu -p no:cacheprovider"
 SMOKE = "test_triton_decode or test_cuda_decode or test_skinny or (test_the_gpu_answers and (none-auto or fp8-dynamic))"
 BENCH = "python -m ingot.cli bench"
@@ -51,10 +52,16 @@ PIECES = (
           command=f"{BENCH} offline --random-weights {{config}} --quant fp8 --kv fp8 --run {{run}} --output {{results}}/{{offline}}"),
     Piece(name="weights", what="our side's random weights as a checkpoint for vLLM", minutes=0.5, needs="vllm",
           command=f"python benchmarks/random_checkpoint.py {{config}} -o {WEIGHTS}"),
+    Piece(name="weights-fp8", what="the same with static scales, in FP8", minutes=0.5, needs="vllm",
+          command=f"python benchmarks/random_checkpoint.py {{config}} -o {WEIGHTS_FP8} --quant fp8"),
     Piece(name="vllm-bf16", what="vLLM, bf16, after weights: 192 s to start, 92 s of work", minutes=5, needs="vllm",
           command=f"python benchmarks/versus_vllm.py --site {{vllm}} --model {WEIGHTS} --modes bf16 --run {{run}} --output {{results}}/{{offline}}"),
-    Piece(name="vllm-fp8kv", what="vLLM, fp8 + fp8 KV, after weights: 191 s to start, 70 s of work", minutes=4.7, needs="vllm",
+    Piece(name="vllm-fp8kv-checkpoint", what="vLLM, fp8 of a checkpoint + fp8 KV, after weights-fp8", minutes=4.7, needs="vllm",
+          command=f"python benchmarks/versus_vllm.py --site {{vllm}} --model {WEIGHTS_FP8} --modes fp8kv-checkpoint --run {{run}} --output {{results}}/{{offline}}"),
+    Piece(name="vllm-fp8kv", what="vLLM, fp8 online + fp8 KV, after weights: 191 s to start, 70 s of work", minutes=4.7, needs="vllm",
           command=f"python benchmarks/versus_vllm.py --site {{vllm}} --model {WEIGHTS} --modes fp8kv --run {{run}} --output {{results}}/{{offline}}"),
+    Piece(name="fp8dynamic", what="our side, fp8 with inputs rounded per token + fp8 KV", minutes=2, needs="config",
+          command=f"{BENCH} offline --random-weights {{config}} --quant fp8-dynamic --kv fp8 --run {{run}} --output {{results}}/{{offline}}"),
     Piece(name="chat", what="20 chats of 8 turns, prefix cache on and off", minutes=1, needs="config",
           command=f"{BENCH} chat --random-weights {{config}} --quant fp8 --kv fp8 --run {{run}} --output {{results}}/h200-serving.jsonl"),
     Piece(name="engine", what="an engine folder with random weights", minutes=1.5, needs="config",

@@ -3,7 +3,8 @@
     python benchmarks/versus_vllm.py --site VLLM_SITE --model DIR --run ID --output FILE [--modes bf16,fp8kv]
 
 VLLM_SITE is the folder that holds the package `vllm` and what it needs (site-packages of its own environment, say).
-Every line is written when its workload is done, with the limit of our line of that run, mode and workload, if FILE has it.
+Mode fp8kv-checkpoint is fp8kv with static scales, for a DIR of `random_checkpoint.py --quant fp8`. Every line is written when
+its workload is done, with the limit of our line of that run, mode and workload, if FILE has it.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def limits_of(path: Path, run: str) -> dict[tuple[str, str], float | None]:
 @click.option(
     "--model", required=True, type=click.Path(exists=True, file_okay=False), help="A folder with a config.json."
 )
-@click.option("--modes", default="bf16,fp8kv", show_default=True)
+@click.option("--modes", default="bf16,fp8kv", show_default=True, help="Also fp8 and fp8kv-checkpoint.")
 @click.option("--workloads", default=DEFAULT, show_default=True)
 @click.option("--run", required=True, help="The id our side has.")
 @click.option("--output", required=True, type=click.Path(dir_okay=False, path_type=Path))

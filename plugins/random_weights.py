@@ -20,7 +20,10 @@ FP8_INPUT_SCALES = {kind: largest / FP8_MAX for kind, largest in LARGEST_INPUTS.
 def quantized_weights(
     config: ModelConfig, quant: str, dtype: torch.dtype, device: torch.device
 ) -> dict[str, Weight[Tensor]]:
-    """As a build's `--quant` has them: fp8 rounds inputs by fixed scales, fp8-dynamic per token. int8 does without a build's scales."""
+    """As a build's `--quant` has them: fp8 rounds inputs by fixed scales, fp8-dynamic per token.
+
+    Not so int8, int4 and nvfp4, which lack the input_scale and pre_scale that calibration finds.
+    """
     scheme = Scheme(quant.removesuffix("-dynamic"))
     scales = FP8_INPUT_SCALES if quant == "fp8" else None
     return random_weights(config, scheme, dtype, device, input_scales=scales)

@@ -10,10 +10,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from ingot.builder import Recipe
 from ingot.runtime import LLM, SamplingParams
@@ -33,7 +32,9 @@ class LLM:
     def __init__(self, **words):
         assert words["load_format"] == ("safetensors" if list(Path(words["model"]).glob("*.safetensors")) else "dummy")
         assert words["skip_tokenizer_init"] and not words["enable_prefix_caching"]
-        assert words.get("kv_cache_dtype") == (None if words.get("quantization") is None else "fp8")
+        static = (Path(words["model"]) / "hf_quant_config.json").exists()
+        assert words.get("quantization") in ((None,) if static else (None, "fp8"))
+        assert words.get("kv_cache_dtype") == ("fp8" if static or words.get("quantization") else None)
         print("a word of its own")
     def generate(self, prompts, params, use_tqdm):
         if len(prompts) == 13:
@@ -78,6 +79,7 @@ def test_vllms_figures_become_lines_of_the_same_run(site: Path, tmp_path: Path) 
         ("bf16", 8, 2), ("bf16", 6, 3), ("fp8kv", 8, 2), ("fp8kv", 6, 3),
     ]  # fmt: skip
     assert {line["engine"] for line in lines} == {"vllm-0.26.0"}
+    assert [line["quant"] for line in lines] == ["none", "none", "fp8 online", "fp8 online"]
     assert {line["run"] for line in lines} == {"r1"}
     assert [line["limit_tok_s"] for line in lines] == [9.0, None, None, None]
     assert lines[0]["versions"]["vllm"] == "0.26.0"
@@ -86,6 +88,24 @@ def test_vllms_figures_become_lines_of_the_same_run(site: Path, tmp_path: Path) 
     assert [json.loads(text) for text in done.stdout.splitlines()] == lines
     assert "a word of its own" in done.stderr
     assert "ratio" in done.stderr
+
+
+def test_vllm_also_runs_from_a_checkpoint_in_fp8(site: Path, llama: Path, tmp_path: Path) -> None:
+    results, plain, static = tmp_path / "results.jsonl", tmp_path / "plain", tmp_path / "static"
+    assert script("random_checkpoint.py", llama, "-o", plain).returncode == 0
+    assert script("random_checkpoint.py", llama, "-o", static, "--quant", "fp8").returncode == 0
+    words = ("--site", site, "--workloads", "8/4x2", "--run", "r", "--output", results)
+    done = script("versus_vllm.py", *words, "--model", static, "--modes", "fp8kv-checkpoint")
+    assert done.returncode == 0, done.stderr
+    done = script("versus_vllm.py", *words, "--model", plain, "--modes", "fp8kv")
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(text) for text in results.read_text().splitlines()]
+    assert [(line["mode"], line["quant"]) for line in lines] == [("fp8kv", "fp8 checkpoint"), ("fp8kv", "fp8 online")]
+    assert lines[0]["command"].startswith("python benchmarks/vllm_offline.py fp8kv-checkpoint ")
+    for mode, model in (("fp8kv-checkpoint", plain), ("bf16", static)):  # what would be measured as what it is not
+        done = script("versus_vllm.py", *words, "--model", model, "--modes", mode)
+        assert done.returncode == 1
+        assert "is for a checkpoint in" in done.stderr
 
 
 def test_what_vllm_measured_before_it_died_is_kept(site: Path, tmp_path: Path) -> None:
@@ -102,15 +122,9 @@ def test_what_vllm_measured_before_it_died_is_kept(site: Path, tmp_path: Path) -
     assert len(results.read_text().splitlines()) == 2
 
 
-def test_random_weights_become_a_checkpoint_that_lacks_nothing(tmp_path: Path) -> None:
-    config, out = tmp_path / "config", tmp_path / "out"
-    config.mkdir()
-    shape = LlamaConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        tie_word_embeddings=False, attention_bias=True, architectures=["LlamaForCausalLM"],
-    )  # fmt: skip
-    shape.save_pretrained(config)
-    done = script("random_checkpoint.py", config, "-o", out)
+def test_random_weights_become_a_checkpoint_that_lacks_nothing(llama: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = script("random_checkpoint.py", llama, "-o", out)
     assert done.returncode == 0, done.stderr
     model, info = LlamaForCausalLM.from_pretrained(out, output_loading_info=True)
     assert not any(info[what] for what in ("missing_keys", "unexpected_keys", "mismatched_keys"))
@@ -153,20 +167,6 @@ def test_the_plan_for_a_gpu_is_told_before_it_runs(tmp_path: Path) -> None:
     assert json.loads(done.stdout.splitlines()[-1]) == {"run": "r1", "seconds": {}, "failed": []}
 
 
-@pytest.fixture
-def module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
-    """Loads a benchmark as scripts are run: its folder goes before others."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-
-    def load(name: str) -> ModuleType:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-        found = __import__(name)
-        monkeypatch.delitem(sys.modules, name)
-        return found
-
-    return load
-
-
 def test_an_engine_of_random_weights_is_an_engine(module: Callable[[str], ModuleType], tmp_path: Path) -> None:
     recipe = Recipe(model="m", out="o", quant="fp8", kv="fp8", target="cpu", max_model_len=64, max_num_seqs=4)
     manifest = module("random_engine").write_engine(tmp_path / "engine", TINY, recipe)
@@ -179,8 +179,8 @@ def test_an_engine_of_random_weights_is_an_engine(module: Callable[[str], Module
 def test_every_piece_fits_its_time_and_names_options_that_exist(module: Callable[[str], ModuleType]) -> None:
     plan = module("gpu_figures")
     values = {"config": "C", "vllm": "V", "run": "R", "results": "D", **plan.FILES}
-    assert sum(piece.minutes for piece in plan.PIECES) < 30
-    assert sum(piece.minutes for piece in plan.PIECES if piece.needs == "vllm") <= 12
+    assert sum(piece.minutes for piece in plan.PIECES) < 35
+    assert sum(piece.minutes for piece in plan.PIECES if piece.needs == "vllm") <= 16
     for piece in plan.PIECES:
         command = plan.words(piece, **values)
         assert piece.minutes < 10
@@ -203,57 +203,3 @@ def test_a_piece_that_runs_too_long_is_ended_and_told(module: Callable[[str], Mo
     late = plan.run_piece(piece, tmp_path, ["sh", "-c", "echo '{}'; exec sleep 600"], 2)
     assert late.code == 124
     assert (tmp_path / "h200-kernels.jsonl").read_text() == "{}\n"
-
-
-def results(folder: Path, lines: list[dict[str, Any]]) -> Path:
-    (folder / "h200-llama-3.1-8b.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return folder
-
-
-def side(engine: str, mode: str, rate: float, run: str) -> dict[str, Any]:
-    line = {"run": run, "engine": engine, "mode": mode, "isl": 128, "osl": 256, "requests": 16, "output_tok_s": rate}
-    return line | ({"limit_tok_s": 8000.0, "share": rate / 8000} if engine == "ingot" else {})
-
-
-def test_the_report_shows_both_sides_of_the_newest_run_that_has_them(
-    module: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    report = module("report")
-    monkeypatch.setattr(report, "RESULTS", tmp_path)
-    results(tmp_path, [side("ingot", "bf16", 1000.0, "old"), side("ingot", "fp8kv", 2000.0, "old")])
-    assert report.h200_table().splitlines()[-1] == "| 128/256 x 16 | 1,000 | 12% | 2,000 | 25% |"
-    both = [
-        side("ingot", "bf16", 4000.0, "b"),
-        side("vllm-0.26.0", "bf16", 3200.0, "b"),
-        side("ingot", "fp8kv", 6000.0, "b"),
-    ]
-    results(tmp_path, [*both, side("ingot", "bf16", 7000.0, "later")])
-    head, _, row, _, told = report.h200_table().splitlines()
-    assert told == "Both sides on one machine, run `b`."
-    assert "vllm-0.26.0 | ratio" in head
-    assert row == "| 128/256 x 16 | 4,000 | 50% | 3,200 | 1.25 | 6,000 | 75% |  |  |"
-    plot = report.h200_plot()
-    assert "vllm-0.26.0, bf16" in plot
-    assert "3,200 (40%)" in plot
-    assert plot == report.h200_plot()
-
-
-def test_the_report_adds_chats_and_starts_once_they_are_measured(
-    module: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    report = module("report")
-    monkeypatch.setattr(report, "RESULTS", results(tmp_path, [side("ingot", "bf16", 1000.0, "r")]))
-    chat = {
-        "benchmark": "chat",
-        "conversations": 20,
-        "turns": 8,
-        "prefix_hit_rate": 0.945,
-        "speedup": 2.5,
-        "command": "c",
-    }
-    start = {"benchmark": "start", "cold": True, "seconds": 9.3, "memory": {"of_aim": 0.985}, "command": "s"}
-    (tmp_path / "h200-serving.jsonl").write_text(json.dumps(chat) + "\n" + json.dumps(start) + "\n")
-    table = report.h200_table()
-    assert "| 94%, 2.50 x | `c` |" in table
-    assert "| engine folder to first token, on a new machine | 9.3 s | `s` |" in table
-    assert "| 98.5% | `s` |" in table

@@ -70,7 +70,11 @@ def test_static_scales_are_of_every_linear_and_of_fp8_alone() -> None:
         for kind in LINEARS:
             scale = static[f"layers.{layer}.{kind}"].input_scale
             assert scale is not None
-            assert (scale.dtype, scale.shape, float(scale)) == (torch.float32, (), pytest.approx(FP8_INPUT_SCALES[kind]))
+            assert (scale.dtype, scale.shape, float(scale)) == (
+                torch.float32,
+                (),
+                pytest.approx(FP8_INPUT_SCALES[kind]),
+            )
     assert static["lm_head"].scheme is Scheme.NONE
     for quant in set(QUANTS) - {"fp8"}:
         weights = quantized_weights(SMALL, quant, torch.bfloat16, CPU)
