@@ -191,8 +191,10 @@ class CudaOps:
     def silu_mul(self, gate_up: Tensor | Activated) -> Gated | Activated:
         return gate_up if isinstance(gate_up, Activated) else Gated(gate_up=gate_up)
 
-    def wanted_rows(self, x: Tensor, batch: Batch[Tensor]) -> Tensor:
-        return x if isinstance(batch, CudaBatch) and batch.all_rows else x[batch.logit_rows]
+    def wanted_rows(self, x: Tensor | Quantized, batch: Batch[Tensor]) -> Tensor | Quantized:
+        if isinstance(batch, CudaBatch) and batch.all_rows:
+            return x
+        return x.rows(batch.logit_rows) if isinstance(x, Quantized) else x[batch.logit_rows]
 
     def logits(self, name: str, x: Tensor) -> Tensor:
         weight = self._weights[name]

@@ -25,6 +25,11 @@ class Quantized:
     values: Tensor  # (T, K) e4m3 or int8
     scales: Tensor  # (T,) float32
 
+    def rows(self, which: Tensor) -> Quantized:
+        """Those that `which` (R,) lists. As bytes, since not every PyTorch gathers e4m3."""
+        values = self.values.view(torch.uint8)[which].view(self.values.dtype)
+        return Quantized(values=values, scales=self.scales[which])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
