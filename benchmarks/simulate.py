@@ -9,6 +9,7 @@ import json
 import random
 from collections import deque
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from math import ceil, hypot
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from ingot.runtime.bench.workload import Workload, parse_workload
 from ingot.runtime.messages import TokenRequest
 from ingot.runtime.params import SamplingParams
 from ingot.runtime.plan import StepPlan, StepResult
+from ingot.runtime.programs.cuda_step import buckets
 from ingot.runtime.scheduler import Scheduler
 
 WORKLOADS = "128/256x1,128/256x16,128/512x1024,1024/256x768,2048/128x384"
@@ -82,6 +84,8 @@ def step_ms(machine: Machine, plan: StepPlan) -> float:
             scores += count * (part.start + count / 2)
     sampled = sum(part.samples for part in plan.slices)
     is_mixed = scores > 0
+    if not is_mixed:
+        tokens = sampled = padded(tokens)
     # Neither bytes nor FLOPs alone bind at 64-512 rows: their hypotenuse is within 10 % of cuBLASLt from 1 to 1024 rows.
     weights = machine.linear * machine.weight_bytes / machine.weight_rate
     linear = hypot(weights, 2 * machine.linear * tokens / machine.gemm)
@@ -89,6 +93,12 @@ def step_ms(machine: Machine, plan: StepPlan) -> float:
     attention = keys * machine.kv_bytes / machine.kv_rate + scores * 4 * 4096 * 32 / machine.prompt_rate
     rest = tokens * machine.row_ms + sampled * machine.sampled_ms
     return linear + head + attention + rest + (machine.mixed_ms if is_mixed else machine.decode_ms)
+
+
+@cache
+def padded(num_rows: int) -> int:
+    """Rows of the graph that a decode step runs as."""
+    return next(size for size in buckets(max(num_rows, 4096)) if size >= num_rows)
 
 
 def simulate(
