@@ -166,10 +166,10 @@ class CudaOps:
         rounds = by_one_scale(reader) and can_round(
             step, config.num_heads, self._dtype, paged.cache, self._variants.prefill
         )
-        num_tokens, like = len(q.qkv if isinstance(q, Unrotated) else q), q.qkv if isinstance(q, Unrotated) else q
-        end = ending(reader if rounds else None, num_tokens, config.num_heads * config.head_dim, like)
+        given = q.qkv if isinstance(q, Unrotated) else q
+        end = ending(reader if rounds else None, len(given), config.num_heads * config.head_dim, given)
         rounding = Rounding(scale=end.args["input_scale"], row_scales=end.out_scale) if rounds else None
-        out = end.out.view(num_tokens, config.num_heads, config.head_dim)
+        out = end.out.view(len(given), config.num_heads, config.head_dim)
         if isinstance(q, Unrotated):
             self._rotate_and_attend(q, layer, paged, step, out, rounding)
         else:

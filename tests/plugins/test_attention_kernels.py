@@ -83,7 +83,7 @@ def output(case: Case, rounds: bool) -> tuple[Tensor, Rounding | None]:
         return torch.full_like(case.q, float("nan")), None
     poison = torch.full(case.q.shape, float("nan"), device=case.q.device)
     rounding = Rounding(
-        scale=torch.tensor([OUT_SCALE], device=poison.device), row_scales=torch.full_like(poison[:, 0, 0], float("nan"))
+        scale=torch.tensor([OUT_SCALE], device=poison.device), row_scales=poison.new_full((len(poison),), float("nan"))
     )
     return poison.to(torch.float8_e4m3fn), rounding
 

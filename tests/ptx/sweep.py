@@ -40,6 +40,7 @@ def run_prompts(any_: random.Random, setting: Setting) -> str:
     case = make_case(CPU, BF16, counts, lengths, heads=heads, dim=128, page=page, window=window, fp8=fp8)
     found = run_prefill(case, spare=spare, choice=PrefillChoice(cuda=True))
     assert_as_exact_as_torch(found, case.plain(), case.truth())
+    run_prefill(case, spare=spare, choice=PrefillChoice(cuda=True), rounds=True)
     norm = any_.random() < 0.5
     check_rotating_prefill(heads, page, counts, lengths, window=window, fp8=fp8, norm=norm)
     return f"{text}, norm {norm}"
@@ -53,10 +54,9 @@ def run_decoding(any_: random.Random, setting: Setting) -> str:
     text = f"group {group} x {kv_heads}, dim {dim}, page {page}, window {window}, fp8 {fp8}, {lengths}, {splits} x {sub}, {setting}"
     heads = (group * kv_heads, kv_heads)
     case = make_case(CPU, BF16, [1] * len(lengths), lengths, heads=heads, dim=dim, page=page, window=window, fp8=fp8)
-    found = run_decode(
-        case, DecodeChoice(splits=splits, sub=sub, warps=any_.choice([2, 4, 8]), alone=any_.choice([0, 0, 128]))
-    )
-    assert_as_exact_as_torch(found, case.plain(), case.truth())
+    choice = DecodeChoice(splits=splits, sub=sub, warps=any_.choice([2, 4, 8]), alone=any_.choice([0, 0, 128]))
+    assert_as_exact_as_torch(run_decode(case, choice), case.plain(), case.truth())
+    run_decode(case, choice, rounds=True)
     lengths = [length for length in lengths if length < 500] or [9]
     check_rotating_decode(lengths, heads, norm=any_.random() < 0.5, fp8=fp8, splits=splits)
     return text
