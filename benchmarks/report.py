@@ -14,15 +14,17 @@ from typing import Any
 import click
 from plot import Bar, Group, draw
 
+from ingot.runtime.bench.lines import OURS, as_lines, counted
+from ingot.runtime.bench.lines import Line as Offline
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PLOT = ROOT / "docs" / "h200.svg"
 MODES = {"bf16": "bf16", "fp8kv": "fp8 + fp8 KV"}
 COLOURS = {"bf16": ("#1f6feb", "#a5c4ee"), "fp8kv": ("#2da44e", "#aad7b7")}  # ours, another's
-OURS = "ingot"
 
 Line = dict[str, Any]
-Sides = dict[tuple[str, str, str], Line]  # workload, mode, engine -> line
+Sides = dict[tuple[str, str, str], Offline]  # workload, mode, engine -> line
 
 
 def read(file: str) -> list[Line]:
@@ -86,28 +88,22 @@ def measured(what: str, rows: list[tuple[str, str, str]]) -> str:
 
 def offline_runs() -> list[Sides]:
     """The lines of every run that two engines took part in, the newest first; before there is one, our newest of each workload."""
-    lines = read("h200-llama-3.1-8b.jsonl")
+    lines = as_lines(read("h200-llama-3.1-8b.jsonl"))
     engines: dict[str, set[str]] = {}
     for line in lines:
-        engines.setdefault(line["run"], set()).add(line["engine"])
+        engines.setdefault(line.run, set()).add(line.engine)
     shared = [run for run, found in engines.items() if len(found) > 1]
-    chosen = [[line for line in lines if line["run"] == run] for run in reversed(shared)] or [lines]
-    return [sides_of(run) for run in chosen]
+    chosen = [[line for line in lines if line.run == run] for run in reversed(shared)] or [lines]
+    return [{(line.key[1], line.mode, line.engine): line for line in counted(run)} for run in chosen]
 
 
-def sides_of(lines: list[Line]) -> Sides:
-    """Our last line of each workload and mode, and another engine's fastest, which may have run in several ways."""
-    found: Sides = {}
-    for line in lines:
-        key = f"{line['isl']}/{line['osl']} x {line['requests']}", line["mode"], line["engine"]
-        if line["engine"] == OURS or key not in found or line["output_tok_s"] > found[key]["output_tok_s"]:
-            found[key] = line
-    return found
+def run_of(sides: Sides) -> str:
+    return f"`{next(iter(sides.values())).run}`"
 
 
-def quant_of(line: Line) -> str:
+def quant_text(quant: str, engine: str) -> str:
     """Lines without the field are of when FP8 was this alone."""
-    return str(line.get("quant") or ("fp8-dynamic" if line["engine"] == OURS else "fp8 online"))
+    return quant or ("fp8-dynamic" if engine == OURS else "fp8 online")
 
 
 def fp8_text(runs: list[Sides]) -> str:
@@ -117,9 +113,9 @@ def fp8_text(runs: list[Sides]) -> str:
         ways: dict[str, set[str]] = {}
         for (_, mode, engine), line in sides.items():
             if mode == "fp8kv":
-                ways.setdefault(engine, set()).add(quant_of(line))
+                ways.setdefault(engine, set()).add(quant_text(line.quant, engine))
         text = " against ".join(" or ".join(sorted(ways[engine])) for engine in sorted(ways))
-        found.setdefault(text, []).append(f"`{next(iter(sides.values()))['run']}`")
+        found.setdefault(text, []).append(run_of(sides))
     return "; ".join(f"{text} in {', '.join(names)}" for text, names in found.items() if text)
 
 
@@ -139,7 +135,7 @@ def h200_table() -> str:
         rows.append(cells)
     parts = ["\n".join(f"| {' | '.join(row)} |" for row in rows)]
     if others:
-        told = f"Both sides on one machine, run `{next(iter(sides.values()))['run']}`; of several ways of another engine, the fastest."
+        told = f"Both sides on one machine, run {run_of(sides)}; of several ways of another engine, the fastest."
         fp8 = fp8_text([sides, *before])
         parts.append(f"{told} FP8 was {fp8}." if fp8 else told)
     more = h200_rows()
@@ -148,10 +144,10 @@ def h200_table() -> str:
 
 def mode_cells(sides: Sides, before: list[Sides], workload: str, mode: str, others: list[str]) -> list[str]:
     ours = sides.get((workload, mode, OURS))
-    cells = [f"{ours['output_tok_s']:,.0f}", f"{ours['share']:.0%}"] if ours else ["", ""]
+    cells = [f"{ours.output_tok_s:,.0f}", f"{share(ours, ours):.0%}"] if ours else ["", ""]
     for other in others:
         theirs = sides.get((workload, mode, other))
-        cells.append(f"{theirs['output_tok_s']:,.0f}" if theirs else "")
+        cells.append(f"{theirs.output_tok_s:,.0f}" if theirs else "")
         past = ", ".join(filter(None, (ratio_text(run, workload, mode, other) for run in before)))
         cells.append(ratio_text(sides, workload, mode, other) + (f" ({past})" if past else ""))
     return cells
@@ -159,7 +155,12 @@ def mode_cells(sides: Sides, before: list[Sides], workload: str, mode: str, othe
 
 def ratio_text(sides: Sides, workload: str, mode: str, other: str) -> str:
     ours, theirs = sides.get((workload, mode, OURS)), sides.get((workload, mode, other))
-    return f"{ours['output_tok_s'] / theirs['output_tok_s']:.2f}" if ours and theirs else ""
+    return f"{ours.output_tok_s / theirs.output_tok_s:.2f}" if ours and theirs else ""
+
+
+def share(line: Offline, ours: Offline) -> float:
+    """Of the limit that our line has."""
+    return line.output_tok_s / ours.limit_tok_s if ours.limit_tok_s else 0.0
 
 
 def h200_rows() -> list[tuple[str, str, str]]:
@@ -167,7 +168,11 @@ def h200_rows() -> list[tuple[str, str, str]]:
     lines, rows = read("h200-serving.jsonl"), []
     found = {(line["benchmark"], line.get("cold", False)): line for line in lines}
     if chat := found.get(("chat", False)):
-        what = f"{chat_text(chat)}, {quant_of(chat)}" if "fp8" in chat["mode"] else chat_text(chat)
+        what = (
+            f"{chat_text(chat)}, {quant_text(chat.get('quant', ''), OURS)}"
+            if "fp8" in chat["mode"]
+            else chat_text(chat)
+        )
         rows.append((what, f"{chat['prefix_hit_rate']:.0%}, {chat['speedup']:.2f} x", chat["command"]))
     for cold, where in ((True, "a new machine"), (False, "a machine that has run it")):
         if start := found.get(("start", cold)):
@@ -194,12 +199,10 @@ def h200_plot() -> str:
     return draw(title, groups)
 
 
-def plot_bar(line: Line, ours: Line) -> Bar:
-    mode, rate = line["mode"], line["output_tok_s"]
-    colour = COLOURS[mode][line["engine"] != OURS]
-    return Bar(
-        series=f"{line['engine']}, {MODES[mode]}", colour=colour, value=rate / ours["limit_tok_s"], label=f"{rate:,.0f}"
-    )
+def plot_bar(line: Offline, ours: Offline) -> Bar:
+    colour = COLOURS[line.mode][line.engine != OURS]
+    label = f"{line.output_tok_s:,.0f}"
+    return Bar(series=f"{line.engine}, {MODES[line.mode]}", colour=colour, value=share(line, ours), label=label)
 
 
 def triton_table() -> str:

@@ -39,6 +39,11 @@ class Scheme(StrEnum):
     INT4 = "int4"
     NVFP4 = "nvfp4"
 
+    @classmethod
+    def of(cls, quant: str) -> Scheme:
+        """What a build's `--quant` stores: fp8-dynamic is fp8 without input_scale."""
+        return cls(quant.removesuffix("-dynamic"))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weight(Generic[T]):

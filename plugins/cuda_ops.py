@@ -20,11 +20,11 @@ from ingot.network.ops import Batch
 from ingot.network.rope import inverse_frequencies
 from ingot.network.weights import Scheme, Weight
 from ingot.plugins.attention.launch import Paged, Rotation, Rounding, Workspace, rotate_and_decode, rotates_within
-from ingot.plugins.attention.prefill import Tiles, fits_cuda_prefill, rotate_and_prefill
+from ingot.plugins.attention.prefill import Tiles, by_prefill_cu, rotate_and_prefill
 from ingot.plugins.attention.step import CudaBatch, attend, attend_decodes, can_round
 from ingot.plugins.attention.tiles import plan_tiles, prefill_rows
 from ingot.plugins.linear.gated import fits_gated, gated, well_filled
-from ingot.plugins.linear.launch import Choice, Choices, Library, Skinny, ends_with_silu, run_linear, skinny_gated
+from ingot.plugins.linear.launch import Choice, Choices, Library, ends_with_silu, run_linear, skinny_gated
 from ingot.plugins.linear.reference import dequantize
 from ingot.plugins.overlap import choose_overlap
 from ingot.plugins.quantize.launch import Quantized, by_one_scale, ended, ending, quantize_rows
@@ -114,7 +114,7 @@ class CudaOps:
         if 0 < least <= rows and fits_gated(weight, self._dtype) and well_filled(rows, weight.data.shape[0]):
             return gated(x, weight, reader)
         choice = self._pick(weight, x)
-        if isinstance(choice, Skinny) and ends_with_silu(weight, reader, choice, self._dtype):
+        if ends_with_silu(choice, weight, reader, self._dtype):
             return skinny_gated(x, weight, reader, choice)
         return None
 
@@ -142,11 +142,11 @@ class CudaOps:
 
     def _rotated(self, batch: Batch[Tensor]) -> int | None:
         """Of how many tokens queries are rotated before attention: None: of all."""
-        least, prefill = self._variants.rotated_prompts, self._variants.prefill
-        wanted = 0 < least <= len(batch.token_ids) and prefill is not None and prefill.cuda
+        wanted = 0 < self._variants.rotated_prompts <= len(batch.token_ids)
         if not wanted or not isinstance(batch, CudaBatch) or batch.tiles is None:
             return None
-        return batch.num_decodes if fits_cuda_prefill(self._config.num_heads, self._dtype, self.caches[0]) else None
+        possible = by_prefill_cu(self._variants.prefill, self._config.num_heads, self._dtype, self.caches[0])
+        return batch.num_decodes if possible else None
 
     def _head_norms(self, layer: int) -> tuple[Tensor, Tensor] | None:
         if not self._config.qk_norm:

@@ -24,9 +24,8 @@ def quantized_weights(
 
     Not so int8, int4 and nvfp4, which lack the input_scale and pre_scale that calibration finds.
     """
-    scheme = Scheme(quant.removesuffix("-dynamic"))
     scales = FP8_INPUT_SCALES if quant == "fp8" else None
-    return random_weights(config, scheme, dtype, device, input_scales=scales)
+    return random_weights(config, Scheme.of(quant), dtype, device, input_scales=scales)
 
 
 def random_weights(

@@ -15,7 +15,7 @@ from ingot.plugins.attention.tensorrt_plugin import MANIFEST_NAME, VERSION
 def compile_engine(job: CompileJob, folder: Path) -> Compiled:
     """Fills folder/plan; nothing lies beside it. Raises what check_tensorrt and compile_whole raise."""
     sm = gpu_sm()
-    check_tensorrt({Scheme(job.quant.removesuffix("-dynamic"))}, job.sms, sm)
+    check_tensorrt({Scheme.of(job.quant)}, job.sms, sm)
     assert sm is not None
     plans = compile_whole(
         EngineWeights(path for packed in job.weights for path in weight_files(packed)),

@@ -132,7 +132,7 @@ def compile_decode(
     dim, group, fp8 = config.head_dim, config.num_heads // config.num_kv_heads, kv_dtype == torch.float8_e4m3fn
     for num_seqs in range(1, max_num_seqs + 1):
         choice = choose_decode(num_seqs, config.num_kv_heads, group, dim, kv_dtype, max_length)
-        if choice.cuda and dtype == torch.bfloat16:
+        if by_decode_cu(choice, dtype):
             ahead = overlap(num_seqs) == AHEAD
             defines = decode_defines(choice, dim=dim, group=group, page=page, fp8=fp8, ahead=ahead, rounds=rounds)
             kernel(SOURCE, "paged_decode", defines)
@@ -147,9 +147,14 @@ class Rotation:
     eps: float
 
 
+def by_decode_cu(choice: DecodeChoice | None, dtype: torch.dtype) -> bool:
+    """Whether `choice` runs decode.cu for queries of `dtype`."""
+    return choice is not None and choice.cuda and dtype == torch.bfloat16
+
+
 def rotates_within(dim: int, dtype: torch.dtype, choice: DecodeChoice | None) -> bool:
     """Whether decode.cu can rotate queries and write keys and values itself."""
-    return choice is not None and choice.cuda and dim == 128 and dtype == torch.bfloat16
+    return by_decode_cu(choice, dtype) and dim == 128
 
 
 def rotate_and_decode(
@@ -208,7 +213,7 @@ def decode(
     num_kv_heads, page = paged.cache.shape[2:4]
     group = num_heads // num_kv_heads
     grid = (choice.splits, num_kv_heads, num_seqs)
-    if choice.cuda and q.dtype == torch.bfloat16:
+    if by_decode_cu(choice, q.dtype):
         cuda_decode(q, paged, out, work, choice, group, rounding)
         return
     if rounding is not None:

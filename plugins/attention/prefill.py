@@ -71,14 +71,18 @@ def fits_cuda_prefill(num_heads: int, dtype: torch.dtype, cache: Tensor) -> bool
     return dtype == torch.bfloat16 and cache.dtype in kv_dtypes and shapes and capability() == (9, 0)
 
 
+def by_prefill_cu(choice: PrefillChoice | None, num_heads: int, dtype: torch.dtype, cache: Tensor) -> bool:
+    """Whether `choice` asks for prefill.cu, and it takes this."""
+    return choice is not None and choice.cuda and fits_cuda_prefill(num_heads, dtype, cache)
+
+
 def prefill(
     q: Tensor, paged: Paged, query_starts: Tensor, tiles: Tiles, out: Tensor, choice: PrefillChoice | None = None,
     rounding: Rounding | None = None,
 ) -> None:  # fmt: skip
     """q, out (T, H, D), ragged by query_starts (S + 1,); causal over the whole context, prefix included. With `rounding`, which
     prefill.cu alone can, out is e4m3."""
-    choice = choice or choose_prefill(q.shape[2], paged.cache.dtype)
-    if choice.cuda and fits_cuda_prefill(q.shape[1], q.dtype, paged.cache):
+    if by_prefill_cu(choice, q.shape[1], q.dtype, paged.cache):
         cuda_prefill(q, paged, query_starts, tiles, out, rounding)
         return
     if rounding is not None:
@@ -87,12 +91,12 @@ def prefill(
 
 
 def triton_prefill(
-    q: Tensor, paged: Paged, query_starts: Tensor, tiles: Tiles, out: Tensor, choice: PrefillChoice
+    q: Tensor, paged: Paged, query_starts: Tensor, tiles: Tiles, out: Tensor, choice: PrefillChoice | None
 ) -> None:
     _, num_heads, dim = q.shape
     num_kv_heads, page = paged.cache.shape[2:4]
     group = num_heads // num_kv_heads
-    if choice.cuda:  # asked for and not possible
+    if choice is None or choice.cuda:  # nothing asked for, or what is not possible
         choice = choose_prefill(dim, paged.cache.dtype)
     launch(
         kernels.prefill_kernel, (tiles.seqs.shape[0], num_kv_heads),

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ingot.network.ops import Batch
-from ingot.plugins.attention.launch import DecodeChoice, Paged, Rounding, Workspace, decode
-from ingot.plugins.attention.prefill import PrefillChoice, Tiles, fits_cuda_prefill, prefill
+from ingot.plugins.attention.launch import DecodeChoice, Paged, Rounding, Workspace, by_decode_cu, decode
+from ingot.plugins.attention.prefill import PrefillChoice, Tiles, by_prefill_cu, prefill
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,9 +28,8 @@ class CudaBatch(Batch[Tensor]):
 
 def can_round(step: CudaBatch, num_heads: int, dtype: torch.dtype, cache: Tensor, choice: PrefillChoice | None) -> bool:
     """Whether every kernel that attention of this step takes can store e4m3."""
-    decodes = step.num_decodes == 0 or (step.decode_choice is not None and step.decode_choice.cuda)
-    prompts = step.tiles is None or (choice is not None and choice.cuda and fits_cuda_prefill(num_heads, dtype, cache))
-    return dtype == torch.bfloat16 and decodes and prompts
+    decodes = step.num_decodes == 0 or by_decode_cu(step.decode_choice, dtype)
+    return decodes and (step.tiles is None or by_prefill_cu(choice, num_heads, dtype, cache))
 
 
 def attend(

@@ -9,6 +9,7 @@ import ctypes
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 import triton
@@ -134,11 +135,18 @@ def skinny(x: Tensor, scales: Tensor | None, weight: Weight[Tensor], choice: Ski
     return out
 
 
-def ends_with_silu(weight: Weight[Tensor], reader: Weight[Tensor], choice: Choice, dtype: torch.dtype) -> bool:
+def ends_with_silu(
+    choice: Choice, weight: Weight[Tensor], reader: Weight[Tensor], dtype: torch.dtype
+) -> TypeGuard[Skinny]:
     """Whether `choice` for this gate and up, stacked, is skinny_gated: where `reader`, the linear that comes next, reads what each of a
     row's columns yields by itself."""
-    fits = isinstance(choice, Skinny) and skinny_fits(weight.scheme, weight.data.shape[1]) and weight.bias is None
-    return fits and dtype == torch.bfloat16 and (by_one_scale(reader) or not needs_ending(reader))
+    fits = skinny_fits(weight.scheme, weight.data.shape[1]) and weight.bias is None
+    return (
+        isinstance(choice, Skinny)
+        and fits
+        and dtype == torch.bfloat16
+        and (by_one_scale(reader) or not needs_ending(reader))
+    )
 
 
 def skinny_gated(
@@ -163,9 +171,8 @@ def launch_skinny(
     cols = next(size for size in (1, 2, 4, 8) if num_rows <= 8 * size)
     defines = {"KIND": KINDS[x.dtype], "ROWS": choice.rows, "COLS": cols, "WARPS": choice.warps, "X_AHEAD": int(choice.x_ahead),
                "TILES": choice.tiles, "OUT_F32": int(out.dtype == torch.float32), **ends}  # fmt: skip
-    rows_of_weight = 2 if ends["GATED"] else 1
     kernel(SOURCE, "skinny", defines).launch(
-        (triton.cdiv(n * rows_of_weight, 16 * choice.rows * choice.tiles), 1, 1), 32 * choice.warps,
+        (triton.cdiv(weight.data.shape[0], 16 * choice.rows * choice.tiles), 1, 1), 32 * choice.warps,
         [out, x, weight.data, scales, weight.weight_scale, weight.bias, ctypes.c_int(num_rows), ctypes.c_int(n),
          ctypes.c_int(x.shape[1] * x.element_size()), *rounding],
         overlap=linear_overlap(num_rows) > 0,

@@ -120,7 +120,7 @@ def seconds_of(x: Tensor | Quantized, linears: Sequence[Timed], choice: Choice, 
 def run_timed(x: Tensor | Quantized, linear: Timed, choice: Choice, dtype: torch.dtype) -> None:
     """As a step does: gate and up's product with SiLU, within it or after."""
     weight, reader = linear.weight, linear.reader
-    if reader is not None and isinstance(choice, Skinny) and ends_with_silu(weight, reader, choice, dtype):
+    if reader is not None and ends_with_silu(choice, weight, reader, dtype):
         skinny_gated(x, weight, reader, choice)
         return
     out = run_linear(x, weight, choice, out_dtype=dtype)

@@ -84,18 +84,22 @@ def rivals(lines: Iterable[Line], run: str) -> list[Line]:
     return found
 
 
-def ratios(ours: Iterable[Line], theirs: Iterable[Line]) -> list[Ratio]:
-    """The last of our lines for each mode and workload beside the fastest of theirs, where both have one.
+def counted(lines: Iterable[Line]) -> list[Line]:
+    """Of each engine, mode and workload the one line that a comparison takes: the last of ours, and another engine's fastest, which may
+    have run in several ways. `lines` are of one run."""
+    found: dict[tuple[str, tuple[str, str]], Line] = {}
+    for line in lines:
+        place = line.engine, line.key
+        if line.engine == OURS or place not in found or line.output_tok_s > found[place].output_tok_s:
+            found[place] = line
+    return list(found.values())
 
-    `theirs` are of one run (see `rivals`), in which an engine may have run a mode in several ways: each engine's best counts.
-    """
-    best: dict[tuple[str, tuple[str, str]], Line] = {}
-    for line in sorted(theirs, key=lambda line: line.output_tok_s):
-        best[line.engine, line.key] = line
-    own = {line.key: line for line in ours if line.engine == OURS}
-    engines = sorted({engine for engine, _ in best})
-    pairs = ((line, best.get((engine, key))) for key, line in own.items() for engine in engines)
-    return [Ratio(ours=line, theirs=other) for line, other in pairs if other]
+
+def ratios(ours: Iterable[Line], theirs: Iterable[Line]) -> list[Ratio]:
+    """Our counted lines beside each other engine's of the same mode and workload, of one run (see `rivals`)."""
+    others = sorted(counted(theirs), key=lambda line: line.engine)
+    own = [line for line in counted(ours) if line.engine == OURS]
+    return [Ratio(ours=line, theirs=other) for line in own for other in others if line.key == other.key]
 
 
 def provenance(device_name: str) -> dict[str, Any]:

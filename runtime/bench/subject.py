@@ -67,13 +67,14 @@ class Subject:
     @property
     def mode(self) -> str:
         """bf16, fp8kv, fp8kv-dynamic and the like: the weights' scheme, or the dtype where they have none; kv where the cache is FP8."""
-        scheme, dash, dynamic = self.quant.partition("-")
-        name = NAMES[self.dtype] if scheme == Scheme.NONE else scheme
-        return name + ("kv" if self.kv_dtype == torch.float8_e4m3fn else "") + dash + dynamic
+        name = NAMES[self.dtype] if self.scheme is Scheme.NONE else self.scheme.value
+        return (
+            name + ("kv" if self.kv_dtype == torch.float8_e4m3fn else "") + self.quant.removeprefix(self.scheme.value)
+        )
 
     @property
     def scheme(self) -> Scheme:
-        return Scheme(self.quant.removesuffix("-dynamic"))
+        return Scheme.of(self.quant)
 
     @property
     def costs(self) -> Costs:

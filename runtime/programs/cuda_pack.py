@@ -43,9 +43,8 @@ def pack_kernels(job: PackJob) -> None:
         choices = read_choices(folder / Path(CHOICES).name)
         program = cuda_program(config, weights, small, dtype=dtype, kv_dtype=kv_dtype, choices=choices)
         rounds = any(by_one_scale(weights[f"layers.{layer}.o"]) for layer in range(config.num_layers))
-        for way in sorted(
-            {False, rounds}
-        ):  # a layer may be left as it was, and Triton's prefill leaves rounding to others
+        # A layer may be left as it was, and Triton's prefill leaves rounding to others.
+        for way in (False, True) if rounds else (False,):
             compile_decode(
                 config, limits.max_num_seqs, limits.max_model_len, limits.page_size, dtype, kv_dtype, rounds=way
             )

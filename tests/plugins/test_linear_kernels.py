@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from tests.exactness import assert_as_exact_as_torch
+from tests.poison import poisoned
 from torch import Tensor
 
 from ingot.errors import EngineError
@@ -111,17 +110,6 @@ def order_of(x: Tensor) -> Tensor:
     return torch.where(bits < 128, bits, 128 - bits)
 
 
-@contextmanager
-def poisoned() -> Iterator[None]:
-    """torch.empty gives NaN: what is not written shows."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-
-
 @pytest.mark.parametrize(("rows", "filled"), [(8192, True), (8000, True), (1024, True), (768, False), (1025, False)])
 def test_a_gated_product_is_for_steps_that_fill_the_machine(
     rows: int, filled: bool, monkeypatch: pytest.MonkeyPatch
@@ -163,8 +151,8 @@ def test_skinny_that_ends_with_silu(scheme: Scheme, rounds: bool, choice: Skinny
 def test_which_products_of_few_rows_end_with_silu(
     weight: Weight[Tensor], reader: Weight[Tensor], choice: Choice, ends: bool
 ) -> None:
-    assert ends_with_silu(weight, reader, choice, torch.bfloat16) == ends
-    assert not ends_with_silu(weight, reader, choice, torch.float16)
+    assert ends_with_silu(choice, weight, reader, torch.bfloat16) == ends
+    assert not ends_with_silu(choice, weight, reader, torch.float16)
 
 
 @pytest.mark.parametrize("scheme", [Scheme.INT8, Scheme.INT4, Scheme.NONE])

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.poison import poisoned
 from tests.ptx.compile import ptx_of
 from tests.ptx.copies import BoxMap
 from tests.ptx.machine import Machine
@@ -95,16 +96,11 @@ def interpreted(setting: Setting) -> Iterator[Setting]:
     def kernel(source: Path, name: str, defines: Mapping[str, int], *, shared: int = 0) -> PtxKernel:
         return PtxKernel(source, name, tuple(sorted(defines.items())), shared, setting)
 
-    before = torch.are_deterministic_algorithms_enabled()
-    with pytest.MonkeyPatch.context() as patch:
-        torch.use_deterministic_algorithms(True)  # torch.empty then gives NaN, which outputs are until they are written
+    with pytest.MonkeyPatch.context() as patch, poisoned():
         for module in (attention, prefill, linear, gated):
             patch.setattr(module, "kernel", kernel)
         patch.setattr(tensor_map, "describe", describe)
         for module in (prefill, gated):
             patch.setattr(module, "capability", lambda: (9, 0))
             patch.setattr(module, "num_processors", lambda: setting.processors)
-        try:
-            yield setting
-        finally:
-            torch.use_deterministic_algorithms(before)
+        yield setting
