@@ -168,12 +168,10 @@ def h200_rows() -> list[tuple[str, str, str]]:
     lines, rows = read("h200-serving.jsonl"), []
     found = {(line["benchmark"], line.get("cold", False)): line for line in lines}
     if chat := found.get(("chat", False)):
-        what = (
-            f"{chat_text(chat)}, {quant_text(chat.get('quant', ''), OURS)}"
-            if "fp8" in chat["mode"]
-            else chat_text(chat)
+        quant = f", {quant_text(chat.get('quant', ''), OURS)}" if "fp8" in chat["mode"] else ""
+        rows.append(
+            (chat_text(chat) + quant, f"{chat['prefix_hit_rate']:.0%}, {chat['speedup']:.2f} x", chat["command"])
         )
-        rows.append((what, f"{chat['prefix_hit_rate']:.0%}, {chat['speedup']:.2f} x", chat["command"]))
     for cold, where in ((True, "a new machine"), (False, "a machine that has run it")):
         if start := found.get(("start", cold)):
             rows.append((f"engine folder to first token, on {where}", f"{start['seconds']:.1f} s", start["command"]))
