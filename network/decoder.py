@@ -9,7 +9,7 @@ from ingot.network.ops import Batch, Ops, T
 def decoder(ops: Ops[T], config: ModelConfig, batch: Batch[T]) -> T:
     """Logits (R, V) in float32 of the rows that `batch.logit_rows` asks for. Extends the KV cache by the batch's tokens.
 
-    Rows that no logits are asked of end with the last layer's attention: what follows would be read by nobody.
+    Of rows that no logits are asked of, the last layer's keys and values are the end: what follows would be read by nobody.
     """
     return ops.logits("lm_head", layers(ops, config, batch, every_row=False))
 
@@ -23,9 +23,10 @@ def layers(ops: Ops[T], config: ModelConfig, batch: Batch[T], *, every_row: bool
     residual = ops.embedding("embed", batch.token_ids)
     x = ops.rms_norm("layers.0.input_norm", residual)
     for layer in range(config.num_layers):
-        x = attention_block(ops, layer, x, batch)
         if layer + 1 == config.num_layers and not every_row:
-            x, residual = ops.wanted_rows(x, batch), ops.wanted_rows(residual, batch)
+            x, residual = ops.wanted_attention(layer, x, batch), ops.wanted_rows(residual, batch)
+        else:
+            x = attention_block(ops, layer, x, batch)
         x = ops.linear(f"layers.{layer}.o", x)
         x, residual = ops.add_rms_norm(f"layers.{layer}.post_norm", x, residual)
         x = mlp_block(ops, layer, x)

@@ -68,6 +68,10 @@ class Ops(Protocol[T]):
         """(T, 2F) -> (T, F): silu of the first half times the second."""
         ...
 
+    def wanted_attention(self, layer: int, x: T, batch: Batch[T]) -> T:
+        """(T, C) -> (R, H * D): decoder.attention_block, of the rows batch.logit_rows. The cache gets keys and values of all T."""
+        ...
+
     def wanted_rows(self, x: T, batch: Batch[T]) -> T:
         """(T, ...) -> (R, ...): the rows batch.logit_rows of x."""
         ...

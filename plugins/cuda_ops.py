@@ -16,15 +16,25 @@ from torch.nn import functional
 
 from ingot.errors import UnsupportedModelError
 from ingot.network.config import ModelConfig
-from ingot.network.ops import Batch
+from ingot.network.decoder import attention_block
+from ingot.network.ops import Batch, Ops
 from ingot.network.rope import inverse_frequencies
 from ingot.network.weights import Scheme, Weight
-from ingot.plugins.attention.launch import Paged, Rotation, Rounding, Workspace, rotate_and_decode, rotates_within
+from ingot.plugins.attention.asked import asked, asks_few
+from ingot.plugins.attention.launch import (
+    Paged,
+    Rotation,
+    Rounding,
+    Workspace,
+    by_decode_cu,
+    rotate_and_decode,
+    rotates_within,
+)
 from ingot.plugins.attention.prefill import Tiles, by_prefill_cu, rotate_and_prefill
 from ingot.plugins.attention.step import CudaBatch, attend, attend_decodes, can_round
 from ingot.plugins.attention.tiles import plan_tiles, prefill_rows
 from ingot.plugins.linear.gated import fits_gated, gated, well_filled
-from ingot.plugins.linear.launch import Choice, Choices, Library, ends_with_silu, run_linear, skinny_gated
+from ingot.plugins.linear.launch import Choice, Choices, Library, ends_with_silu, run_linear, skinny_gated, split_rows
 from ingot.plugins.linear.reference import dequantize
 from ingot.plugins.overlap import choose_overlap
 from ingot.plugins.quantize.launch import Quantized, by_one_scale, ended, ending, quantize_rows
@@ -66,7 +76,7 @@ class CudaOps:
         self.choices = choices or Choices(tuned={})
         self._variants = self.choices.variants
         self.settle()
-        self._config, self._dtype = config, dtype
+        self._config, self._dtype, self._max_seqs = config, dtype, max_seqs
         device = weights["embed"].data.device
         self._weights = {
             name: usable(weight, dtype) for name, weight in weights.items() if not name.endswith("kv_scale")
@@ -125,13 +135,17 @@ class CudaOps:
     def rope(self, layer: int, qkv: Tensor, batch: Batch[Tensor]) -> tuple[Tensor | Unrotated, Tensor, Tensor]:
         if self._rotates_itself(batch):
             return Unrotated(qkv=qkv), qkv, qkv
-        config, rotated = self._config, self._rotated(batch)
-        q = rope_and_write(
-            qkv, batch.positions, batch.slots, self._table, self.caches[layer], num_heads=config.num_heads,
-            norms=self._head_norms(layer), eps=config.rms_norm_eps, kv_scales=self._kv_scales[layer],
-            rotated=rotated,
-        )  # fmt: skip
+        rotated = self._rotated(batch)
+        q = self._rope(layer, qkv, batch, num_heads=self._config.num_heads, rotated=rotated)
         return q if rotated is None else Unrotated(qkv=qkv, decoding=q), qkv, qkv  # k and v are in the cache already
+
+    def _rope(
+        self, layer: int, x: Tensor, batch: Batch[Tensor], *, num_heads: int, rotated: int | None = None
+    ) -> Tensor:
+        return rope_and_write(
+            x, batch.positions, batch.slots, self._table, self.caches[layer], num_heads=num_heads, norms=self._head_norms(layer),
+            eps=self._config.rms_norm_eps, kv_scales=self._kv_scales[layer], rotated=rotated,
+        )  # fmt: skip
 
     def _rotates_itself(self, batch: Batch[Tensor]) -> bool:
         if not isinstance(batch, CudaBatch) or not batch.all_rows or batch.tiles is not None:
@@ -175,6 +189,20 @@ class CudaOps:
         else:
             attend(q, paged, step, out, self._work, self._variants.prefill, rounding)
         return end.result
+
+    def wanted_attention(self, layer: int, x: Tensor | Quantized, batch: Batch[Tensor]) -> Tensor | Quantized:
+        """In long steps keys and values come of all rows, queries of the wanted ones alone."""
+        config, qkv, cache = self._config, self._weights[f"layers.{layer}.qkv"], self.caches[layer]
+        if qkv.scheme in (Scheme.NONE, Scheme.FP8) and isinstance(batch, CudaBatch) and asks_few(batch, self._max_seqs):
+            few = asked(batch, config, cache.dtype, len(self._table))
+            if by_decode_cu(few.decode_choice, self._dtype):
+                queries, others = split_rows(qkv, config.num_heads * config.head_dim)
+                self._rope(layer, run_linear(x, others, Library(), out_dtype=self._dtype), batch, num_heads=0)
+                q = run_linear(self.wanted_rows(x, batch), queries, Library(), out_dtype=self._dtype)
+                q = self._rope(layer, q, few, num_heads=config.num_heads)
+                return self.attention(layer, q, q, q, few)
+        ops: Ops[Any] = self
+        return self.wanted_rows(attention_block(ops, layer, x, batch), batch)
 
     def _rotate_and_attend(
         self, q: Unrotated, layer: int, paged: Paged, step: CudaBatch, out: Tensor, rounding: Rounding | None

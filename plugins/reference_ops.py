@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ingot.network.config import ModelConfig
+from ingot.network.decoder import attention_block
 from ingot.network.ops import Batch
 from ingot.network.rope import inverse_frequencies
 from ingot.network.weights import Scheme, Weight
@@ -99,6 +100,9 @@ class ReferenceOps:
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         return silu_mul(gate_up)
+
+    def wanted_attention(self, layer: int, x: Tensor, batch: Batch[Tensor]) -> Tensor:
+        return self.wanted_rows(attention_block(self, layer, x, batch), batch)
 
     def wanted_rows(self, x: Tensor, batch: Batch[Tensor]) -> Tensor:
         return x[batch.logit_rows]

@@ -12,6 +12,7 @@ from ingot.builder.onnx.graph import INGOT_DOMAIN, GraphWriter
 from ingot.builder.onnx.linear import linear
 from ingot.builder.onnx.weights import EngineWeights
 from ingot.network.config import ModelConfig
+from ingot.network.decoder import attention_block
 from ingot.network.ops import Batch
 from ingot.network.rope import inverse_frequencies
 
@@ -116,6 +117,9 @@ class OnnxOps:
         with self.graph.scope("silu_mul"):
             gate, up = self.graph.ops("Split", gate_up, outputs=2, axis=-1, num_outputs=2)
             return self.graph.op("Mul", self.graph.op("Mul", gate, self.graph.op("Sigmoid", gate)), up)
+
+    def wanted_attention(self, layer: int, x: ir.Value, batch: Batch[ir.Value]) -> ir.Value:
+        return self.wanted_rows(attention_block(self, layer, x, batch), batch)
 
     def wanted_rows(self, x: ir.Value, batch: Batch[ir.Value]) -> ir.Value:
         self._rows = "rows"

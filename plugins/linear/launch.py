@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeGuard
 
@@ -114,6 +114,21 @@ def run_linear(x: Tensor | Quantized, weight: Weight[Tensor], choice: Choice, *,
     if isinstance(choice, Tiled):
         return tiled(values, scales, weight, choice, out_dtype)
     return library(values, scales, weight, out_dtype)
+
+
+def split_rows(weight: Weight[Tensor], first: int) -> tuple[Weight[Tensor], Weight[Tensor]]:
+    """A linear of floats or FP8 as two: its `first` output columns, and the others."""
+
+    def part(which: slice) -> Weight[Tensor]:
+        scale, bias = weight.weight_scale, weight.bias
+        return replace(
+            weight,
+            data=weight.data[which],
+            weight_scale=None if scale is None else scale[which],
+            bias=None if bias is None else bias[which],
+        )
+
+    return part(slice(None, first)), part(slice(first, None))
 
 
 def library(x: Tensor, scales: Tensor | None, weight: Weight[Tensor], out_dtype: torch.dtype) -> Tensor:

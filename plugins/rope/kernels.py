@@ -9,7 +9,7 @@ import triton.language as tl
 from ingot.plugins.quantize.kernels import after_previous
 
 
-@triton.jit(do_not_specialize=["positions", "slots", "rotated"])
+@triton.jit(do_not_specialize=["positions", "slots", "num_heads", "num_kv_heads", "rotated"])
 def rope_kernel(
     qkv, positions, slots, cos_sin, q_norm, k_norm, q_out, cache, k_scale, v_scale, eps, value_offset: tl.int64, num_heads, num_kv_heads,
     rotated, QK_NORM: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, PAGE: tl.constexpr, HEADS: tl.constexpr, PDL: tl.constexpr = 0,

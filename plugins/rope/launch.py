@@ -26,8 +26,9 @@ def rope_and_write(
     eps: float, kv_scales: tuple[float, float], rotated: int | None = None,
 ) -> Tensor:  # fmt: skip
     """qkv (T, (H + 2K) * D) -> q (T, H, D), or only of the first `rotated` tokens; k and v go to cache (2, P, K, B, D) at
-    `slots`, nowhere where negative."""
-    _, _, num_kv_heads, page, dim = cache.shape
+    `slots`, nowhere where negative. Takes queries alone too, and with `num_heads` 0 keys and values alone."""
+    page, dim = cache.shape[3:]
+    num_kv_heads = (qkv.shape[1] // dim - num_heads) // 2
     rotated = qkv.shape[0] if rotated is None else rotated
     q = torch.empty(rotated, num_heads, dim, dtype=qkv.dtype, device=qkv.device)
     of_queries, of_keys = (triton.cdiv(heads, HEADS_PER_PROGRAM) for heads in (num_heads, 2 * num_kv_heads))
