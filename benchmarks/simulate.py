@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.table import Table
 
 from ingot.manifest import Limits
+from ingot.plugins.decode_sizes import usual_sizes
 from ingot.runtime.bench.workload import Workload, parse_workload
 from ingot.runtime.messages import TokenRequest
 from ingot.runtime.params import SamplingParams
 from ingot.runtime.plan import StepPlan, StepResult
-from ingot.runtime.programs.cuda_step import buckets
 from ingot.runtime.scheduler import Scheduler
 
 WORKLOADS = "128/256x1,128/256x16,128/512x1024,1024/256x768,2048/128x384"
@@ -98,7 +98,7 @@ def step_ms(machine: Machine, plan: StepPlan) -> float:
 @cache
 def padded(num_rows: int) -> int:
     """Rows of the graph that a decode step runs as."""
-    return next(size for size in buckets(max(num_rows, 4096)) if size >= num_rows)
+    return next(size for size in usual_sizes(max(num_rows, 4096)) if size >= num_rows)
 
 
 def simulate(

@@ -34,7 +34,7 @@ from ingot.builder.versions import library_versions
 from ingot.manifest import FORMAT_VERSION, Manifest
 from ingot.network.encoder_config import is_encoder
 
-STAGE_FORMAT = 6  # raised when a stage makes something else of the same inputs
+STAGE_FORMAT = 7  # raised when a stage makes something else of the same inputs
 COMPILER_LIBRARIES = {
     "tensorrt": ("tensorrt", "onnx_ir"),
     "tensorrt-rtx": ("tensorrt_rtx", "onnx_ir"),

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ingot.network.config import ModelConfig
-from ingot.network.decoder import decoder
+from ingot.network.decoder import decoder, mlp_block, norm_after
 from ingot.network.ops import Ops
 from ingot.network.weights import Weight
 from ingot.plugins.attention.cases import PrefillCase, RotationCase
@@ -21,6 +22,7 @@ from ingot.plugins.attention.launch import choose_decode
 from ingot.plugins.attention.prefill import PrefillChoice, choose_prefill, fits_cuda_prefill
 from ingot.plugins.attention.step import CudaBatch
 from ingot.plugins.cuda_ops import CudaOps
+from ingot.plugins.decode_sizes import best_sizes, tried_sizes
 from ingot.plugins.linear.gated_trial import gated_from
 from ingot.plugins.linear.launch import Choices
 from ingot.plugins.linear.tune import tune
@@ -28,10 +30,10 @@ from ingot.plugins.overlap import ALONE, Overlap, supported
 from ingot.plugins.quantize.launch import floats
 from ingot.plugins.silu_mul.launch import MANY, SiluChoice, silu_mul
 from ingot.plugins.silu_mul.reference import silu_mul as true_silu_mul
-from ingot.plugins.trial import Trial, decide
+from ingot.plugins.trial import Trial, decide, seconds
 from ingot.plugins.variants import Variants
 
-LAYERS = 4  # of the decode step that overlap is tried on
+LAYERS = 4  # of the decode steps that are timed
 CONTEXT = 384
 # Measured on an H200 with Llama-3.1-8B: a lone prompt of 128 tokens 23.6 -> 5.1 ms in bf16, 37.8 -> 3.8 in FP8, for 0.2 % of the
 # KV pool and 1.5 s at load. Larger steps keep the GPU longer than the host takes to launch them.
@@ -46,9 +48,9 @@ MANY_PROMPTS = 4096
 
 def tune_engine(
     config: ModelConfig, weights: Mapping[str, Weight[Tensor]], rows: Sequence[int], dtype: torch.dtype, kv_dtype: torch.dtype,
-    *, page: int, tokens: int,
+    *, page: int, tokens: int, seqs: int,
 ) -> Choices:  # fmt: skip
-    """`rows`: the row buckets of linear/launch.py to tune; `tokens`: of a step full of prompts."""
+    """`rows`: the row buckets of linear/launch.py to tune; `tokens`: of a step full of prompts; `seqs`: of the largest decode step."""
     choices = tune(weights, rows, dtype)
     attention = decide(prefill_trial(config, dtype, kv_dtype, page, tokens)).best
     activation = decide(silu_trial(config, weights["layers.0.down"], dtype, tokens)).best
@@ -77,7 +79,9 @@ def tune_engine(
         few, prefill=attention, silu=activation, gated_rows=activates, overlap=overlap, mixed_tokens=MIXED_TOKENS,
         rotated_prompts=MANY_PROMPTS if leaves else 0, rotating_rows=rotating,
     )  # fmt: skip
-    return replace(choices, variants=variants)
+    choices = replace(choices, variants=variants)
+    sizes = decode_sizes(config, weights, choices, dtype, seqs)
+    return replace(choices, variants=replace(variants, decode_sizes=sizes))
 
 
 def every_overlap(rows: int) -> list[Overlap]:
@@ -165,8 +169,7 @@ def step_trial(
 ) -> Trial[object]:  # fmt: skip
     """Ways: how kernels of so many rows overlap, each with attention that rotates from `rotates` rows on, as asked for. Overlapping must
     not change the step's numbers at all."""
-    few = replace(config, num_layers=min(LAYERS, config.num_layers), windows=config.windows[:LAYERS])
-    own = {name: weight for name, weight in weights.items() if layer_of(name) < few.num_layers}
+    few, own = first_layers(config, weights)
     batch = decode_batch(few, rows, CONTEXT, page, kv_dtype)
     caches = [
         torch.randn(2, rows * -(-CONTEXT // page), few.num_kv_heads, page, few.head_dim, device="cuda", dtype=dtype).to(kv_dtype)
@@ -194,6 +197,41 @@ def step_trial(
         return usual + (run(way) - run(replace(way, overlap=ALONE)))
 
     return Trial(name=f"step of {rows} rows", ways=list(ways), check=check, truth=usual, run=run)
+
+
+def decode_sizes(
+    config: ModelConfig, weights: Mapping[str, Weight[Tensor]], choices: Choices, dtype: torch.dtype, seqs: int
+) -> tuple[int, ...]:
+    """Rows of captured decode steps up to `seqs`, by what all but attention takes at every size that is tried."""
+    few, own = first_layers(config, weights)
+    kernels = CudaOps(few, own, [], dtype=dtype, max_position=1, choices=choices)
+    ops: Ops[Any] = kernels
+
+    def layers(attended: Tensor, residual: Tensor) -> None:
+        x = ops.rms_norm("layers.0.input_norm", residual)
+        for layer in range(few.num_layers):
+            ops.linear(f"layers.{layer}.qkv", x)
+            x, residual = ops.add_rms_norm(
+                f"layers.{layer}.post_norm", ops.linear(f"layers.{layer}.o", attended), residual
+            )
+            x, residual = ops.add_rms_norm(norm_after(few, layer), mlp_block(ops, layer, x), residual)
+
+    def random(rows: int, width: int) -> Tensor:
+        return torch.randn(rows, width, device=own["embed"].data.device).to(dtype)
+
+    times = {}
+    for rows in tried_sizes(seqs):
+        inputs = random(rows, few.num_heads * few.head_dim), random(rows, few.hidden_size)
+        times[rows] = seconds(partial(layers, *inputs), inner=1)
+    return tuple(best_sizes(times, seqs))
+
+
+def first_layers(
+    config: ModelConfig, weights: Mapping[str, Weight[Tensor]]
+) -> tuple[ModelConfig, dict[str, Weight[Tensor]]]:
+    """A model of LAYERS layers, and its weights."""
+    few = replace(config, num_layers=min(LAYERS, config.num_layers), windows=config.windows[:LAYERS])
+    return few, {name: weight for name, weight in weights.items() if layer_of(name) < few.num_layers}
 
 
 def layer_of(name: str) -> int:

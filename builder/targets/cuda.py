@@ -62,6 +62,7 @@ def choose(job: CompileJob, out: Path) -> None:
             torch_dtype(job.kv_dtype),
             page=job.limits.page_size,
             tokens=job.limits.max_num_batched_tokens,
+            seqs=job.limits.max_num_seqs,
         )
         write_choices(choices, out)
 

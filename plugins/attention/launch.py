@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +26,10 @@ from ingot.plugins.packed import launch
 SOURCE = Path(__file__).with_name("decode.cu")
 LOG2_E = math.log2(math.e)
 MAX_SPLITS = 32
+# Blocks of decode.cu at head dim 128 that an H200 holds at once, by (warps, sub); the first is the fastest where all rounds are full.
+ROOM_BF16 = {(2, 2): 528, (2, 1): 792, (4, 1): 396}
+ROOM_FP8 = {(2, 1): 1056, (2, 2): 792, (4, 1): 528, (4, 2): 396, (8, 1): 264}
+WORTH = 0.97  # what a way takes of the usual one's time, to be taken
 WRITTEN_HEADS = 8  # that one program of the write kernel takes
 
 
@@ -86,20 +90,27 @@ class DecodeChoice:
     tile: int = field(default=32, kw_only=True)  # Triton's
 
 
+def unsplit(blocks: int, room: Mapping[tuple[int, int], int]) -> DecodeChoice:
+    """The first way of `room` unless another's rounds of blocks, the last one full or not, are WORTH fewer."""
+    rounds = {way: -(-blocks // at_once) * at_once for way, at_once in room.items()}
+    usual = next(iter(room))
+    fewest = min(room, key=rounds.__getitem__)
+    warps, sub = fewest if rounds[fewest] < WORTH * rounds[usual] else usual
+    return DecodeChoice(splits=1, warps=warps, sub=sub)
+
+
 def choose_decode(
     num_seqs: int, num_kv_heads: int, group: int, dim: int, dtype: torch.dtype, max_length: int
 ) -> DecodeChoice:
-    """Enough blocks to fill the machine. decode.cu's as measured on an H200 with 8 KV heads of 128; of Triton's kernel none is shorter than
-    256 tokens of the longest context."""
+    """Enough blocks to fill the machine. decode.cu's as measured on an H200 with 8 KV heads of 128, 48 to 256 sequences of 384 to 4096 tokens:
+    where a round more than another way's has to be begun, that is what it costs; of Triton's kernel none is shorter than 256 tokens of the
+    longest context."""
     cuda = dim in (64, 128) and group <= 8 and dtype in (torch.bfloat16, torch.float8_e4m3fn)
     blocks = num_seqs * num_kv_heads
-    wide = dtype == torch.bfloat16
     if not cuda:
         return DecodeChoice(splits=max(1, min(132 * 2 // blocks, max_length // 256, MAX_SPLITS)), cuda=False)
-    if blocks >= 512:  # enough blocks: few warps each, so that none idles at a sequence's end
-        return DecodeChoice(splits=1, warps=2 if wide or blocks >= 1024 else 4, sub=2 if wide else 1)
     if blocks > 132:
-        return DecodeChoice(splits=1, warps=4 if wide else 8, sub=1)
+        return unsplit(blocks, ROOM_BF16 if dtype == torch.bfloat16 else ROOM_FP8)
     # A block a multiprocessor, which then has registers for twice the loads: what has no work costs too, 2 us for 128 blocks.
     splits = max(1, min(132 // blocks, max_length // 512, MAX_SPLITS))
     return DecodeChoice(splits=splits, warps=8, sub=2)

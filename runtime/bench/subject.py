@@ -168,8 +168,8 @@ def tuned_choices(
     ready = {name: usable(weight, dtype) for name, weight in weights.items() if "kv_scale" not in name}
     rows = [size for size in BUCKETS if size <= min(256, limits.max_num_batched_tokens)]
     return tune_engine(
-        config, ready, rows, dtype, kv_dtype, page=limits.page_size, tokens=limits.max_num_batched_tokens
-    )
+        config, ready, rows, dtype, kv_dtype, page=limits.page_size, tokens=limits.max_num_batched_tokens, seqs=limits.max_num_seqs
+    )  # fmt: skip
 
 
 def plan_limits(model: RandomModel, config: ModelConfig, device: torch.device, kv_dtype: torch.dtype) -> Limits:

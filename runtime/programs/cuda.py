@@ -62,6 +62,7 @@ def cuda_program(
         forward = CudaForward(
             config, lambda batch: decoder(ops, config, batch), caches, tables, limits, kv_dtype or dtype, share=memory_share, graphs=graphs,
             open_model=open_model, row_buckets=BUCKETS, mixed_tokens=kernels.choices.variants.mixed_tokens, drawn_rows=kernels.choices.variants.drawn_rows,
+            decode_sizes=kernels.choices.variants.decode_sizes,
         )  # fmt: skip
     return GpuProgram(config, limits, tables, forward)
 

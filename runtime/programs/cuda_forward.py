@@ -18,11 +18,12 @@ from ingot.network.config import ModelConfig
 from ingot.plugins.attention.launch import DecodeChoice, choose_decode
 from ingot.plugins.attention.prefill import Tiles
 from ingot.plugins.attention.step import CudaBatch
+from ingot.plugins.decode_sizes import usual_sizes
 from ingot.plugins.overlap import chosen_overlap
 from ingot.plugins.sampling.launch import greedy
 from ingot.runtime.plan import Slice
 from ingot.runtime.programs.cuda_memory import MemoryPlan, page_bytes, plan_memory
-from ingot.runtime.programs.cuda_step import MixedStep, buckets, decode_inputs, mixed_step, prompt_tile
+from ingot.runtime.programs.cuda_step import MixedStep, decode_inputs, mixed_step, prompt_tile
 from ingot.runtime.programs.cuda_tables import CudaTables
 from ingot.runtime.programs.draw_graphs import DrawGraphs
 from ingot.runtime.programs.graphs import Captured, ErrorMode, Out, capture, lent
@@ -40,14 +41,17 @@ class CudaForward:
     def __init__(
         self, config: ModelConfig, model: Model, caches: list[Tensor], tables: CudaTables, limits: Limits, kv_dtype: torch.dtype, *,
         share: float, graphs: bool, error_mode: ErrorMode = "global", most_pages: int | None = None, open_model: OpenModel | None = None,
-        mixed_tokens: int = 0, drawn_rows: int = 0, row_buckets: Sequence[int] = (),
+        mixed_tokens: int = 0, drawn_rows: int = 0, decode_sizes: Sequence[int] = (), row_buckets: Sequence[int] = (),
     ) -> None:  # fmt: skip
         """Without `open_model` there are no hidden states, and so no embeddings. `mixed_tokens`: up to which steps with prompts
-        are captured too, `drawn_rows`: up to which draws from the logits of decode steps are, where `graphs` are at all.
+        are captured too, `drawn_rows`: up to which draws from the logits of decode steps are, `decode_sizes`: rows of captured decode
+        steps, without them the usual ones; where `graphs` are at all.
         `row_buckets`: numbers of tokens at which the model takes other kernels, which are loaded now."""
         self._config, self._model, self._caches, self._tables = config, model, caches, tables
         self._open_model, self._row_buckets = open_model, row_buckets
         self._limits, self._kv_dtype, self._error_mode = limits, kv_dtype, error_mode
+        most = limits.max_num_seqs
+        self._sizes = sorted({min(size, most) for size in decode_sizes or usual_sizes(most)} | {most})
         self._graphs: dict[int, Captured[Sampled]] = {}  # by rows: each reads the tables' inputs
         self._tile = prompt_tile(config)
         self._mixed = MixedGraphs(
@@ -58,7 +62,7 @@ class CudaForward:
         self.memory = self._plan_memory(share, graphs, most_pages)
         caches[:] = self._allocate_caches(self.memory.num_pages)
         if graphs:
-            for bucket in reversed(buckets(limits.max_num_seqs)):  # the smaller ones live in the largest one's memory
+            for bucket in reversed(self._sizes):  # the smaller ones live in the largest one's memory
                 self._capture(bucket)
                 if bucket <= self._draws.most_rows:
                     self._draws.capture(bucket, self._graphs[bucket].out, self._captured)
@@ -150,7 +154,7 @@ class CudaForward:
         self._graphs[bucket] = replace(found, out=replace(found.out, logits=logits))
 
     def _capture_largest_draw(self) -> None:
-        for bucket in [size for size in buckets(self._limits.max_num_seqs) if size <= self._draws.most_rows][-1:]:
+        for bucket in [size for size in self._sizes if size <= self._draws.most_rows][-1:]:
             if bucket not in self._graphs:
                 self._capture(bucket)
             self._draws.capture(bucket, self._graphs[bucket].out, self._captured)

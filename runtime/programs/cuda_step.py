@@ -91,26 +91,3 @@ def mixed_step(slices: list[Slice], scored: list[tuple[int, int]], tile: int) ->
         logit_rows=np.concatenate((np.array(last, np.int32), *more)), sampled_rows=np.array([slices[i].row for i in sampling], np.int32),
         tile_seqs=seqs, tile_starts=firsts,
     )  # fmt: skip
-
-
-def buckets(max_num_seqs: int) -> list[int]:
-    """Batch sizes that get a graph: close together where a step is short, never more than a quarter of padding above 4."""
-    sizes = [
-        1,
-        2,
-        4,
-        8,
-        16,
-        24,
-        32,
-        48,
-        64,
-        80,
-        96,
-        112,
-        128,
-        *range(160, 256, 32),
-        *range(256, 1024, 64),
-        *range(1024, 4097, 128),
-    ]
-    return [size for size in sizes if size < max_num_seqs] + [max_num_seqs]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,14 +15,16 @@ from torch import Tensor
 
 from ingot.network.config import ModelConfig
 from ingot.network.weights import Scheme, Weight
-from ingot.plugins import trial
+from ingot.plugins import trial, tune
 from ingot.plugins.attention.cases import PrefillCase, RotationCase
 from ingot.plugins.attention.prefill import PrefillChoice, choose_prefill
+from ingot.plugins.cuda_ops import CudaOps, Gated
 from ingot.plugins.linear import tune as linear_tune
 from ingot.plugins.linear.launch import Choices, Skinny, skinny_gated
 from ingot.plugins.linear.tune import read_choices, write_choices
 from ingot.plugins.overlap import Overlap
 from ingot.plugins.quantize.launch import Quantized
+from ingot.plugins.random_weights import random_weights
 from ingot.plugins.silu_mul.launch import SiluChoice
 from ingot.plugins.trial import Trial, decide
 from ingot.plugins.tune import prefill_ways, silu_trial
@@ -172,6 +176,30 @@ def test_every_way_to_silu_is_right(device: torch.device, dtype: torch.dtype, sc
         assert_as_exact_as_torch(asked.check(way), usual, asked.truth)
 
 
+def test_decode_steps_are_timed_at_every_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By all kernels but attention's, of a model's first layers."""
+    times, rows = {4: 2.0, 8: 3.0}, list[int]()
+    linear = CudaOps.linear
+
+    def counted(ops: CudaOps, name: str, x: Any) -> Any:
+        out = linear(ops, name, x)
+        rows.append(len(x.gate_up if isinstance(x, Gated) else x))
+        return out
+
+    def timed(call: Callable[[], object], *, inner: int) -> float:
+        call()
+        assert len(set(rows[-4:])) == 1
+        return times[rows[-1]]
+
+    monkeypatch.setattr(CudaOps, "linear", counted)
+    monkeypatch.setattr(tune, "seconds", timed)
+    monkeypatch.setattr(tune, "tried_sizes", lambda seqs: [4, 8])
+    monkeypatch.setattr(tune, "best_sizes", lambda seconds, seqs: [int(seconds == times), seqs])
+    weights = random_weights(CONFIG, Scheme.NONE, torch.float16, torch.device("cpu"))
+    assert tune.decode_sizes(CONFIG, weights, Choices(tuned={}), torch.float16, 8) == (1, 8)
+    assert len(rows) == 2 * 4 * min(CONFIG.num_layers, tune.LAYERS)
+
+
 def test_variants_survive_their_file(tmp_path: Path) -> None:
     variants = Variants(
         prefill=PrefillChoice(cuda=True),
@@ -179,6 +207,7 @@ def test_variants_survive_their_file(tmp_path: Path) -> None:
         overlap=Overlap(ahead=16, late=64),
         rotated_prompts=4096,
         rotating_rows=512,
+        decode_sizes=(1, 2, 452),
     )
     write_choices(Choices(tuned={}, variants=variants), tmp_path / "choices.json")
     assert read_choices(tmp_path / "choices.json").variants == variants

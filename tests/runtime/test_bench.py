@@ -200,7 +200,7 @@ def test_random_weights_run_the_kernels_that_a_build_would_choose(monkeypatch: p
     own = random_weights(small, Scheme.NONE, torch.bfloat16, torch.device("cpu"))
     assert tuned_choices(small, own, LIMITS, torch.bfloat16, torch.float8_e4m3fn) is found
     assert asked == [
-        True, [1, 2, 4, 8, 16, 32], (torch.bfloat16, torch.float8_e4m3fn), {"page": 4, "tokens": 32}
+        True, [1, 2, 4, 8, 16, 32], (torch.bfloat16, torch.float8_e4m3fn), {"page": 4, "tokens": 32, "seqs": LIMITS.max_num_seqs}
     ]  # fmt: skip
 
 

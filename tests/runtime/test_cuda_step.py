@@ -7,7 +7,7 @@ import pytest
 from ingot.errors import CapacityError
 from ingot.runtime.plan import FEED, Slice
 from ingot.runtime.programs import cuda_memory
-from ingot.runtime.programs.cuda_step import buckets, decode_inputs, is_decode, late_pages, mixed_step
+from ingot.runtime.programs.cuda_step import decode_inputs, is_decode, late_pages, mixed_step
 
 PROMPT = Slice(0, 0, 0, [11, 12, 13], [5], 1, True)
 FED = Slice(2, 1, 9, [FEED], [1], 0, True)
@@ -47,15 +47,6 @@ def test_sequences_that_decode_come_first() -> None:
 def test_is_decode() -> None:
     assert is_decode([FED, GROWN])
     assert not is_decode([FED, PROMPT])
-
-
-@pytest.mark.parametrize("most", [1, 3, 8, 1000, 1024])
-def test_every_batch_has_a_bucket(most: int) -> None:
-    sizes = buckets(most)
-    assert sizes == sorted(set(sizes))
-    assert sizes[-1] == most
-    for n in range(1, most + 1):
-        assert min(size for size in sizes if size >= n) <= max(2 * n, n + 8)
 
 
 def test_a_model_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
