@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ingot.manifest import Limits
-from ingot.plugins.decode_sizes import usual_sizes
+from ingot.plugins.step_sizes import usual_sizes
 from ingot.runtime.bench.workload import Workload, parse_workload
 from ingot.runtime.messages import TokenRequest
 from ingot.runtime.params import SamplingParams

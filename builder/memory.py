@@ -10,10 +10,11 @@ from ingot.builder.recipe import Recipe
 from ingot.errors import CapacityError, RecipeError
 from ingot.manifest import Limits
 from ingot.network.config import ModelConfig
+from ingot.plugins.step_sizes import full_step_tokens
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1}
 HOST_LIMITS = {"max_num_seqs": 64, "max_num_batched_tokens": 2048}
-GPU_LIMITS = {"max_num_seqs": 256, "max_num_batched_tokens": 8192}
+PLAN_LIMITS = {"max_num_seqs": 256, "max_num_batched_tokens": 8192}  # of TensorRT's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +58,9 @@ def plan_limits(recipe: Recipe, config: ModelConfig, *, target: str, kv_dtype: s
 
     Raises RecipeError for a length the model does not have, CapacityError where one sequence would not fit the pool.
     """
-    usual = HOST_LIMITS if target == "cpu" else GPU_LIMITS
+    usual = HOST_LIMITS if target == "cpu" else PLAN_LIMITS
+    if target == "cuda":
+        usual = {**usual, "max_num_batched_tokens": full_step_tokens(recipe.quant)}
     seqs = recipe.max_num_seqs or min(usual["max_num_seqs"], recipe.max_num_batched_tokens or usual["max_num_seqs"])
     tokens = recipe.max_num_batched_tokens or max(usual["max_num_batched_tokens"], seqs)
     length = recipe.max_model_len or config.max_position

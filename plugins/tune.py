@@ -22,7 +22,6 @@ from ingot.plugins.attention.launch import choose_decode
 from ingot.plugins.attention.prefill import PrefillChoice, choose_prefill, fits_cuda_prefill
 from ingot.plugins.attention.step import CudaBatch
 from ingot.plugins.cuda_ops import CudaOps
-from ingot.plugins.decode_sizes import best_sizes, tried_sizes
 from ingot.plugins.linear.gated_trial import gated_from
 from ingot.plugins.linear.launch import Choices
 from ingot.plugins.linear.tune import tune
@@ -30,6 +29,7 @@ from ingot.plugins.overlap import ALONE, Overlap, supported
 from ingot.plugins.quantize.launch import floats
 from ingot.plugins.silu_mul.launch import MANY, SiluChoice, silu_mul
 from ingot.plugins.silu_mul.reference import silu_mul as true_silu_mul
+from ingot.plugins.step_sizes import best_sizes, tried_sizes
 from ingot.plugins.trial import Trial, decide, seconds
 from ingot.plugins.variants import Variants
 

@@ -20,7 +20,7 @@ class Variants:
     rotated_prompts: int = 0  # tokens of a step with prompts from which RoPE leaves queries to prefill.cu; 0: never
     overlap: Overlap = field(default_factory=Overlap)
     mixed_tokens: int = 0  # up to which steps with prompts run as CUDA graphs, see runtime/programs/mixed_graphs.py
-    decode_sizes: tuple[int, ...] = ()  # rows of captured decode steps; none: decode_sizes.usual_sizes
+    decode_sizes: tuple[int, ...] = ()  # rows of captured decode steps; none: step_sizes.usual_sizes
     drawn_rows: int = (
         0  # up to which draws from a decode step's logits run as CUDA graphs, see runtime/programs/draw_graphs.py
     )

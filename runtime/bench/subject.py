@@ -21,6 +21,7 @@ from ingot.network.weights import Scheme, Weight
 from ingot.plugins.dtypes import torch_dtype
 from ingot.plugins.load import PARTS, scheme_of
 from ingot.plugins.random_weights import quantized_weights
+from ingot.plugins.step_sizes import full_step_tokens
 from ingot.runtime.bench.ceilings import NAMES, Ceilings, measure_ceilings
 from ingot.runtime.bench.limit import Costs, model_costs
 from ingot.runtime.load import calm_garbage_collection
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 CPU_KV_BYTES = 1 << 30
 CPU_SEQS, GPU_SEQS = 64, 1024
-CPU_TOKENS, GPU_TOKENS = 2048, 8192
+CPU_TOKENS = 2048
 CPU_PAGE, GPU_PAGE = 16, 32
 
 
@@ -176,7 +177,7 @@ def plan_limits(model: RandomModel, config: ModelConfig, device: torch.device, k
     """Raises RecipeError where a step could not hold one token of every sequence."""
     on_cpu = device.type == "cpu"
     seqs = model.max_num_seqs or (CPU_SEQS if on_cpu else GPU_SEQS)
-    tokens = model.max_num_batched_tokens or (CPU_TOKENS if on_cpu else GPU_TOKENS)
+    tokens = model.max_num_batched_tokens or (CPU_TOKENS if on_cpu else full_step_tokens(model.quant))
     if tokens < seqs:
         raise RecipeError(
             f"--max-num-batched-tokens {tokens} is less than one token for each of {seqs} sequences.",

@@ -18,9 +18,9 @@ from ingot.network.config import ModelConfig
 from ingot.plugins.attention.launch import DecodeChoice, choose_decode
 from ingot.plugins.attention.prefill import Tiles
 from ingot.plugins.attention.step import CudaBatch
-from ingot.plugins.decode_sizes import usual_sizes
 from ingot.plugins.overlap import chosen_overlap
 from ingot.plugins.sampling.launch import greedy
+from ingot.plugins.step_sizes import usual_sizes
 from ingot.runtime.plan import Slice
 from ingot.runtime.programs.cuda_memory import MemoryPlan, page_bytes, plan_memory
 from ingot.runtime.programs.cuda_step import MixedStep, decode_inputs, mixed_step, prompt_tile

@@ -114,6 +114,17 @@ def test_open_limits_agree_with_each_other() -> None:
     assert limits_of(max_num_seqs=5000).max_num_batched_tokens == 5000
 
 
+def test_a_step_of_half_the_bytes_takes_twice_the_tokens() -> None:
+    """On the cuda target; TensorRT's plans keep their shapes."""
+    found = {
+        (target, quant): limits_of(target=target, quant=quant).max_num_batched_tokens
+        for target in ("cuda", "tensorrt")
+        for quant in ("none", "fp8", "fp8-dynamic", "int4")
+    }
+    assert [found["cuda", quant] for quant in ("none", "fp8", "fp8-dynamic", "int4")] == [8448, 16896, 16896, 8448]
+    assert {found["tensorrt", quant] for quant in ("none", "fp8")} == {8192}
+
+
 def test_calibration_is_said_to_hold_the_whole_model() -> None:
     config = replace(ModelConfig.from_hf(LARGE), num_layers=1000)
     size = 33 << 30

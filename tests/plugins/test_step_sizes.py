@@ -7,8 +7,8 @@ from random import Random
 
 import pytest
 
-from ingot.plugins import decode_sizes
-from ingot.plugins.decode_sizes import FEW, best_sizes, tried_sizes, usual_sizes
+from ingot.plugins import step_sizes
+from ingot.plugins.step_sizes import FEW, best_sizes, tried_sizes, usual_sizes
 
 
 @pytest.mark.parametrize("most", [1, 3, 8, 1000, 1024])
@@ -47,7 +47,7 @@ def test_few_rows_have_the_usual_sizes() -> None:
 def test_sizes_of_many_rows_are_the_usual_ones() -> None:
     seconds = dict.fromkeys(tried_sizes(2048), 1.0)
     found = best_sizes(seconds, 2048)
-    assert [size for size in found if size > decode_sizes.MOST] == [
-        size for size in usual_sizes(2048) if size > decode_sizes.MOST
+    assert [size for size in found if size > step_sizes.MOST] == [
+        size for size in usual_sizes(2048) if size > step_sizes.MOST
     ]
-    assert decode_sizes.MOST in found
+    assert step_sizes.MOST in found
