@@ -31,6 +31,7 @@ typedef long long i64;
 #define TILE (16 * SUB)
 #define QW (HEAD_DIM / 8)
 #define NEG (-1e30f)
+#define APART(column) ((column) + (column) / 16 * 4) // lanes that store columns 16 apart use other banks then
 #if ROTATES
 #define NC ""                                        // the newest token is written in the same launch
 #else
@@ -56,7 +57,27 @@ __device__ __forceinline__ float exp2_(float x) { float y; asm("ex2.approx.ftz.f
 __device__ __forceinline__ float bf16_to_float(u32 x) { return __uint_as_float(x << 16); }
 __device__ __forceinline__ u32 pack_f16(float lo, float hi) { u32 d; asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(hi), "f"(lo)); return d; }
 __device__ __forceinline__ u32 pack_bf16(float lo, float hi) { u32 d; asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(hi), "f"(lo)); return d; }
-// Element `at` of the output. ROUNDS: `inverse` is 1 / scale.
+// Elements of the output from `at` on, a multiple of eight, times `factor`. ROUNDS: `inverse` is 1 / scale.
+__device__ __forceinline__ void store_eight(void* out, i64 at, const float (&values)[8], float factor, float inverse) {
+#if ROUNDS
+    u32 words[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        u16 low, high;
+        const float* v = values + 4 * i;
+        asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(low) : "f"(v[1] * factor * inverse), "f"(v[0] * factor * inverse));
+        asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(high) : "f"(v[3] * factor * inverse), "f"(v[2] * factor * inverse));
+        words[i] = (u32)high << 16 | low;
+    }
+    *reinterpret_cast<uint2*>((u8*)out + at) = make_uint2(words[0], words[1]);
+#else
+    u32 words[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) words[i] = pack_bf16(values[2 * i] * factor, values[2 * i + 1] * factor);
+    *reinterpret_cast<uint4*>((u16*)out + at) = make_uint4(words[0], words[1], words[2], words[3]);
+#endif
+}
+// Element `at` alone.
 __device__ __forceinline__ void store_out(void* out, i64 at, float value, float inverse) {
 #if ROUNDS
     u16 d;
@@ -94,15 +115,21 @@ __device__ __forceinline__ void let_next_start() {
 #endif
 }
 
-// Queries of one KV group as B fragments: lane (head g, quarter c) holds the same pieces of its row as of a key's.
+// Queries of one KV group: lane (head g, quarter c) holds the same pieces of its row as of a key's.
 __device__ __forceinline__ void load_query(u32 (&qf)[QW], const u16* q, int c, bool real) {
     const int piece = 16 / BYTES;                    // elements
 #pragma unroll
-    for (int i = 0; i < QW; ++i) {
+    for (int i = 0; i < QW; i += 4) {
         const int at = (2 * i / piece) * 4 * piece + c * piece + 2 * i % piece;
-        u32 pair = real ? *reinterpret_cast<const u32*>(q + at) : 0u;
-        qf[i] = KV_FP8 ? pack_f16(bf16_to_float(pair & 0xffff), __uint_as_float(pair & 0xffff0000u)) : pair;
+        const uint4 four = real ? *reinterpret_cast<const uint4*>(q + at) : make_uint4(0u, 0u, 0u, 0u);
+        qf[i] = four.x, qf[i + 1] = four.y, qf[i + 2] = four.z, qf[i + 3] = four.w;
     }
+}
+// As B fragments.
+__device__ __forceinline__ void to_operands(u32 (&qf)[QW]) {
+#pragma unroll
+    for (int i = 0; i < QW; ++i)
+        if (KV_FP8) qf[i] = pack_f16(bf16_to_float(qf[i] & 0xffff), __uint_as_float(qf[i] & 0xffff0000u));
 }
 
 #if ROTATES
@@ -207,7 +234,7 @@ paged_decode(void* __restrict__ out, const u16* __restrict__ q, const u8* __rest
              , const float* __restrict__ table, const u16* __restrict__ q_norm, const u16* __restrict__ k_norm, float eps, float key_scale
 #endif
              ) {
-    __shared__ float part_out[WARPS][GROUP][HEAD_DIM];
+    __shared__ __align__(16) float part_out[WARPS][GROUP][APART(HEAD_DIM)];
     __shared__ float part_max[WARPS][8], part_sum[WARPS][8];
     __shared__ int is_last;
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, c = lane & 3;
@@ -282,13 +309,8 @@ paged_decode(void* __restrict__ out, const u16* __restrict__ q, const u8* __rest
     {
         const int piece = 16 / BYTES;
         auto column = [&](int i) { return (2 * i / piece) * 4 * piece + c * piece + 2 * i % piece; };
-        const u16* row = qkv + (head * GROUP + (g < GROUP ? g : 0)) * HEAD_DIM;
-#pragma unroll
-        for (int i = 0; i < QW; ++i) qf[i] = g < GROUP ? *reinterpret_cast<const u32*>(row + column(i)) : 0u;
+        load_query(qf, qkv + (head * GROUP + (g < GROUP ? g : 0)) * HEAD_DIM, c, g < GROUP);
         rotate<QW, 4>(qf, angles, q_norm, eps, column);
-#pragma unroll
-        for (int i = 0; i < QW; ++i)
-            if (KV_FP8) qf[i] = pack_f16(bf16_to_float(qf[i] & 0xffff), __uint_as_float(qf[i] & 0xffff0000u));
     }
     if (begin < tile_hi && tile_hi == end && (tile_hi - 1 - begin) % WARPS == warp) {
         const int token = length - 1, at = 2 * lane;
@@ -308,6 +330,7 @@ paged_decode(void* __restrict__ out, const u16* __restrict__ q, const u8* __rest
 #else
     load_query(qf, q + ((i64)seq * kv_heads * GROUP + head * GROUP + (g < GROUP ? g : 0)) * HEAD_DIM, c, g < GROUP);
 #endif
+    to_operands(qf);
     if (tile < end && !old) load_keys(at), load_values(at);
     for (; tile < end; tile += WARPS) {
         float s[SUB][4];
@@ -334,12 +357,13 @@ paged_decode(void* __restrict__ out, const u16* __restrict__ q, const u8* __rest
             top0 = fmaxf(top0, fmaxf(s[u][0], s[u][2]));
             top1 = fmaxf(top1, fmaxf(s[u][1], s[u][3]));
         }
-#pragma unroll
-        for (int d = 4; d < 32; d <<= 1) {
-            top0 = fmaxf(top0, __shfl_xor_sync(~0u, top0, d));
-            top1 = fmaxf(top1, __shfl_xor_sync(~0u, top1, d));
-        }
+        // Lanes compare the scores of their own tokens: only where one tops its head's maximum do they need each other's.
         if (__any_sync(~0u, top0 > m0 || top1 > m1)) {
+#pragma unroll
+            for (int d = 4; d < 32; d <<= 1) {
+                top0 = fmaxf(top0, __shfl_xor_sync(~0u, top0, d));
+                top1 = fmaxf(top1, __shfl_xor_sync(~0u, top1, d));
+            }
             const float n0 = fmaxf(m0, top0), n1 = fmaxf(m1, top1), a0 = exp2_(m0 - n0), a1 = exp2_(m1 - n1);
             m0 = n0, m1 = n1, l0 *= a0, l1 *= a1;
 #pragma unroll
@@ -374,7 +398,7 @@ paged_decode(void* __restrict__ out, const u16* __restrict__ q, const u8* __rest
     for (int j = 0; j < MT; ++j)
 #pragma unroll
         for (int r = 0; r < 4; ++r)
-            if (2 * c + (r & 1) < GROUP) part_out[warp][2 * c + (r & 1)][element(j, r >> 1, g)] = acc[j][r];
+            if (2 * c + (r & 1) < GROUP) part_out[warp][2 * c + (r & 1)][APART(element(j, r >> 1, g))] = acc[j][r];
     __syncthreads();
 
     const i64 first_out = ((i64)seq * kv_heads + head) * GROUP * HEAD_DIM;
@@ -384,21 +408,25 @@ paged_decode(void* __restrict__ out, const u16* __restrict__ q, const u8* __rest
     if (head == 0 && split == 0 && threadIdx.x == 0) out_scales[seq] = *rounding_scale;
 #endif
     float* mine = partial + (((i64)seq * kv_heads + head) * gridDim.x + split) * GROUP * (HEAD_DIM + 2);
-    for (int i = threadIdx.x; i < GROUP * HEAD_DIM; i += WARPS * 32) {
+    for (int i = 8 * threadIdx.x; i < GROUP * HEAD_DIM; i += WARPS * 32 * 8) {
         const int h = i / HEAD_DIM, d = i % HEAD_DIM;
-        float top = part_max[0][h], sum = 0.f, o = 0.f;
+        float top = part_max[0][h], sum = 0.f, o[8] = {};
 #pragma unroll
         for (int w = 1; w < WARPS; ++w) top = fmaxf(top, part_max[w][h]);
 #pragma unroll
         for (int w = 0; w < WARPS; ++w) {
             const float a = exp2_(part_max[w][h] - top);
+            const float4* part = reinterpret_cast<const float4*>(&part_out[w][h][APART(d)]);
             sum += part_sum[w][h] * a;
-            o += part_out[w][h][d] * a;
+#pragma unroll
+            for (int j = 0; j < 2; ++j)
+                o[4 * j] += part[j].x * a, o[4 * j + 1] += part[j].y * a, o[4 * j + 2] += part[j].z * a, o[4 * j + 3] += part[j].w * a;
         }
         if (splits == 1) {
-            store_out(out, first_out + i, o / sum * value_scale, inverse);
+            store_eight(out, first_out + i, o, value_scale / sum, inverse);
         } else {
-            mine[i] = o;
+#pragma unroll
+            for (int j = 0; j < 8; ++j) mine[i + j] = o[j];
             if (d == 0) mine[GROUP * HEAD_DIM + 2 * h] = top, mine[GROUP * HEAD_DIM + 2 * h + 1] = sum;
         }
     }
