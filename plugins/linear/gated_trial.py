@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -14,6 +17,7 @@ from ingot.plugins.silu_mul.launch import SiluChoice, silu_mul
 from ingot.plugins.silu_mul.reference import silu_mul as true_silu_mul
 from ingot.plugins.trial import Trial, decide
 
+WORTH = 0.005  # a gain, as a logarithm, that makes the other kernel worth its place
 WARM = 0.3  # seconds: measured on an H200, 4.9 % faster then, and 0.5 % at the first calls
 SIZES = (512, 1024, 2048, 4096)  # rows that are tried, besides those of a step full of prompts
 
@@ -22,13 +26,22 @@ def gated_from(
     weight: Weight[Tensor], reader: Weight[Tensor], silu: SiluChoice, dtype: torch.dtype, tokens: int
 ) -> int:
     """Rows from which the product of gate and up had better end with SiLU; 0 where it had not."""
-    found = 0
-    if fits_gated(weight, dtype):
-        for rows in sorted({tokens, *(size for size in SIZES if size < tokens)}, reverse=True):
-            if not decide(gated_trial(weight, reader, silu, dtype, rows)).best:
-                break
-            found = rows
-    return found
+    if not fits_gated(weight, dtype):
+        return 0
+    gains = {}
+    for rows in {tokens, *(size for size in SIZES if size < tokens)}:
+        took = decide(gated_trial(weight, reader, silu, dtype, rows)).seconds
+        gains[rows] = math.log(took[False] / took[True]) if True in took else -math.inf
+    return worth_from(gains)
+
+
+def worth_from(gains: Mapping[int, float]) -> int:
+    """The number of rows from which on `gains`, those of all sizes from there on together, are largest; 0 where none is above WORTH
+    a size. One size that was measured badly does not decide."""
+    sizes = sorted(gains)
+    sums = {size: sum(gains[more] - WORTH for more in sizes[i:]) for i, size in enumerate(sizes)}
+    best = max(sums, key=sums.__getitem__)
+    return best if sums[best] > 0 else 0
 
 
 def gated_trial(

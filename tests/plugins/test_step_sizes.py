@@ -32,7 +32,7 @@ def test_no_other_sizes_take_less(most: int) -> None:
     found = best_sizes(seconds, most)
     assert [size for size in found if size <= FEW] == [size for size in usual if size <= FEW]
     chosen = [size for size in found if size > FEW]
-    assert len(found) <= len(usual)
+    assert len(chosen) == -(-(most - FEW) // step_sizes.SPACING)
     assert chosen[-1] == most
     others = (
         combinations(tried[:-1], len(chosen) - 1) if most <= 200 else [[size for size in usual if FEW < size < most]]

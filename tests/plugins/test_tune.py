@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from ingot.plugins.attention.cases import PrefillCase, RotationCase
 from ingot.plugins.attention.prefill import PrefillChoice, choose_prefill
 from ingot.plugins.cuda_ops import CudaOps, Gated
 from ingot.plugins.linear import tune as linear_tune
+from ingot.plugins.linear.gated_trial import worth_from
 from ingot.plugins.linear.launch import Choices, Skinny, skinny_gated
 from ingot.plugins.linear.tune import read_choices, write_choices
 from ingot.plugins.overlap import Overlap
@@ -176,6 +178,37 @@ def test_every_way_to_silu_is_right(device: torch.device, dtype: torch.dtype, sc
         assert_as_exact_as_torch(asked.check(way), usual, asked.truth)
 
 
+def test_what_is_held_is_timed_in_both_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that slows down from call to call does not tell which way is faster."""
+    calls: list[str] = []
+
+    def timed(call: Callable[[], object], *, warm: float) -> float:
+        call()
+        return 1.0 + len(calls)
+
+    monkeypatch.setattr(trial, "seconds", timed)
+    asked = Trial(
+        name="held", ways=["usual", "new"], check=lambda way: torch.ones(1), truth=torch.ones(1), run=calls.append, warm=0.3
+    )  # fmt: skip
+    verdict = decide(asked)
+    assert calls == ["usual", "new", "new", "usual"]
+    assert verdict.seconds == {"usual": 7.0, "new": 7.0}
+
+
+@pytest.mark.parametrize(
+    ("gains", "first"),
+    [
+        ({512: -0.05, 1024: 0.03, 8448: 0.04}, 1024),
+        ({512: 0.03, 1024: 0.03, 8448: -0.01}, 512),
+        ({512: -0.05, 1024: 0.01, 8448: -0.04}, 0),
+        ({512: 0.1, 1024: -math.inf, 8448: 0.03}, 8448),
+        ({512: 0.001}, 0),
+    ],
+)
+def test_silu_within_the_product_is_taken_from_where_it_pays(gains: dict[int, float], first: int) -> None:
+    assert worth_from(gains) == first
+
+
 def test_decode_steps_are_timed_at_every_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """By all kernels but attention's, of a model's first layers."""
     times, rows = {4: 2.0, 8: 3.0}, list[int]()
@@ -197,7 +230,7 @@ def test_decode_steps_are_timed_at_every_size(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(tune, "best_sizes", lambda seconds, seqs: [int(seconds == times), seqs])
     weights = random_weights(CONFIG, Scheme.NONE, torch.float16, torch.device("cpu"))
     assert tune.decode_sizes(CONFIG, weights, Choices(tuned={}), torch.float16, 8) == (1, 8)
-    assert len(rows) == 2 * 4 * min(CONFIG.num_layers, tune.LAYERS)
+    assert len(rows) == 2 * 2 * 4 * min(CONFIG.num_layers, tune.LAYERS)
 
 
 def test_variants_survive_their_file(tmp_path: Path) -> None:
