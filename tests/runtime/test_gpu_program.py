@@ -76,6 +76,19 @@ def test_tokens_are_the_cpu_targets(host_cuda: HostCuda) -> None:
     assert_same(found, texts(CpuProgram(model, weights, LIMITS, dtype=torch.float32)))
 
 
+def test_what_steps_take_is_asked_for_at_once(host_cuda: HostCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the allocator has it as one block, whatever the steps' sizes, and the plan holds."""
+    taken, empty = 777_777, torch.empty
+    asked: list[object] = []
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: taken)
+    monkeypatch.setattr(torch, "empty", lambda *sizes, **how: asked.append(sizes) or empty(*sizes, **how))
+    model = config("llama", layers=1)
+    weights = random_weights(model, Scheme.NONE, torch.float32, torch.device("cpu"))
+    program = cuda_program(model, weights, LIMITS, dtype=torch.float32)
+    assert asked.count((taken,)) == 1
+    program.close()
+
+
 def test_a_plan_may_only_say_who_leaves(host_cuda: HostCuda) -> None:
     model = config("llama", layers=1)
     weights = random_weights(model, Scheme.NONE, torch.float32, torch.device("cpu"))
