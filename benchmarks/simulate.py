@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ingot.manifest import Limits
-from ingot.plugins.step_sizes import usual_sizes
+from ingot.plugins.step_sizes import full_step_tokens, usual_sizes
 from ingot.runtime.bench.workload import Workload, parse_workload
 from ingot.runtime.messages import TokenRequest
 from ingot.runtime.params import SamplingParams
@@ -155,14 +155,21 @@ def measured(mode: str, workload: Workload) -> tuple[float, int] | None:
 @click.command()
 @click.option("--workloads", default=WORKLOADS, show_default=True, help="ISL/OSLxN, separated by commas.")
 @click.option("--modes", default="bf16,fp8kv", show_default=True)
-@click.option("--tokens", default=8192, show_default=True, help="Limits.max_num_batched_tokens.")
+@click.option("--tokens", type=int, help="Limits.max_num_batched_tokens. Default: as a build of the mode has it.")
 @click.option("--seqs", default=1024, show_default=True, help="Limits.max_num_seqs.")
 @click.option("--asked", default=1, show_default=True, help="max_tokens, as a multiple of the tokens that come.")
 @click.option("--drawn", is_flag=True, help="Draw each answer's length: exponential, of mean OSL.")
 @click.option("--set", "changes", multiple=True, metavar="NAME=NUMBER", help="Another constant of the machine.")
 @click.option("--record", is_flag=True, help="Keep the result in benchmarks/results/.")
 def main(
-    workloads: str, modes: str, tokens: int, seqs: int, asked: int, drawn: bool, changes: tuple[str, ...], record: bool
+    workloads: str,
+    modes: str,
+    tokens: int | None,
+    seqs: int,
+    asked: int,
+    drawn: bool,
+    changes: tuple[str, ...],
+    record: bool,
 ) -> None:
     """Seconds, tokens/s, steps and what preemption costs, beside what was measured."""
     table = Table(
@@ -170,10 +177,11 @@ def main(
     )
     pairs = (change.partition("=") for change in changes)
     other = {name: float(number) for name, _, number in pairs}
-    limits = Limits(max_model_len=8192, max_num_seqs=seqs, max_num_batched_tokens=tokens, page_size=PAGE_SIZE)
     outcomes = {}
     for workload in map(parse_workload, workloads.split(",")):
         for mode in modes.split(","):
+            most = tokens or full_step_tokens(mode)
+            limits = Limits(max_model_len=8192, max_num_seqs=seqs, max_num_batched_tokens=most, page_size=PAGE_SIZE)
             outcome = simulate(replace(MODES[mode], **other), workload, limits, asked=asked, drawn=drawn)
             outcomes[f"{workload} {mode}"] = asdict(outcome)
             known = measured(mode, workload)
