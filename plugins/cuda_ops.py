@@ -22,11 +22,13 @@ from ingot.network.rope import inverse_frequencies
 from ingot.network.weights import Scheme, Weight
 from ingot.plugins.attention.asked import asked, asks_few
 from ingot.plugins.attention.launch import (
+    DecodeChoice,
     Paged,
     Rotation,
     Rounding,
     Workspace,
     by_decode_cu,
+    decode_choice,
     rotate_and_decode,
     rotates_within,
 )
@@ -192,17 +194,23 @@ class CudaOps:
 
     def wanted_attention(self, layer: int, x: Tensor | Quantized, batch: Batch[Tensor]) -> Tensor | Quantized:
         """In long steps keys and values come of all rows, queries of the wanted ones alone."""
-        config, qkv, cache = self._config, self._weights[f"layers.{layer}.qkv"], self.caches[layer]
-        if qkv.scheme in (Scheme.NONE, Scheme.FP8) and isinstance(batch, CudaBatch) and asks_few(batch, self._max_seqs):
-            few = asked(batch, config, cache.dtype, len(self._table))
-            if by_decode_cu(few.decode_choice, self._dtype):
-                queries, others = split_rows(qkv, config.num_heads * config.head_dim)
-                self._rope(layer, run_linear(x, others, Library(), out_dtype=self._dtype), batch, num_heads=0)
-                q = run_linear(self.wanted_rows(x, batch), queries, Library(), out_dtype=self._dtype)
-                q = self._rope(layer, q, few, num_heads=config.num_heads)
-                return self.attention(layer, q, q, q, few)
+        splits = self._weights[f"layers.{layer}.qkv"].scheme in (Scheme.NONE, Scheme.FP8)
+        if splits and isinstance(batch, CudaBatch) and asks_few(batch, self._max_seqs):
+            choice = decode_choice(self._config, len(batch.logit_rows), self.caches[layer].dtype, len(self._table))
+            if by_decode_cu(choice, self._dtype):
+                return self._attend_wanted(layer, x, batch, choice)
         ops: Ops[Any] = self
         return self.wanted_rows(attention_block(ops, layer, x, batch), batch)
+
+    def _attend_wanted(
+        self, layer: int, x: Tensor | Quantized, batch: CudaBatch, choice: DecodeChoice
+    ) -> Tensor | Quantized:
+        heads, few = self._config.num_heads, asked(batch, choice)
+        queries, others = split_rows(self._weights[f"layers.{layer}.qkv"], heads * self._config.head_dim)
+        self._rope(layer, run_linear(x, others, Library(), out_dtype=self._dtype), batch, num_heads=0)
+        q = run_linear(self.wanted_rows(x, batch), queries, Library(), out_dtype=self._dtype)
+        q = self._rope(layer, q, few, num_heads=heads)
+        return self.attention(layer, q, q, q, few)
 
     def _rotate_and_attend(
         self, q: Unrotated, layer: int, paged: Paged, step: CudaBatch, out: Tensor, rounding: Rounding | None

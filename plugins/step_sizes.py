@@ -42,20 +42,13 @@ def tried_sizes(most: int) -> list[int]:
 def best_sizes(seconds: Mapping[int, float], most: int) -> list[int]:
     """The usual sizes for `most` rows, those between FEW and MOST replaced by one for every SPACING rows: by those for which
     `seconds`, which must hold tried_sizes, say that steps of any number of rows, all as likely, take the least time together."""
-    usual, tried = usual_sizes(most), tried_sizes(most)
-    count = -(-(min(most, MOST) - FEW) // SPACING)
-    # least[j]: of the sizes so far, j the largest, the time of all steps up to it; path[j]: those sizes.
-    least, path = [math.inf] * len(tried), [list[int]() for _ in tried]
-    for turn in range(count):
-        now, ways = least.copy(), path.copy()
-        for j, size in enumerate(tried):
-            if turn == 0:
-                now[j], ways[j] = (size - FEW) * seconds[size], [size]
-                continue
+    usual, ends = usual_sizes(most), [FEW, *tried_sizes(most)]
+    # least[j]: the time of all steps of up to ends[j] rows, by as many sizes as there were rounds or fewer; path[j]: those sizes.
+    least, path = [0.0] + [math.inf] * (len(ends) - 1), [list[int]() for _ in ends]
+    for _ in range(-(-(ends[-1] - FEW) // SPACING)):
+        for j in range(len(ends) - 1, 0, -1):  # downwards: what lies below is still of the round before
             for i in range(j):
-                total = least[i] + (size - tried[i]) * seconds[size]
-                if total < now[j]:
-                    now[j], ways[j] = total, [*path[i], size]
-        least, path = now, ways
-    found = path[-1] if tried else []
-    return [size for size in usual if size <= FEW] + found + [size for size in usual if size > MOST]
+                total = least[i] + (ends[j] - ends[i]) * seconds[ends[j]]
+                if total < least[j]:
+                    least[j], path[j] = total, [*path[i], ends[j]]
+    return [size for size in usual if size <= FEW] + path[-1] + [size for size in usual if size > MOST]

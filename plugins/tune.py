@@ -19,7 +19,7 @@ from ingot.network.decoder import decoder, mlp_block, norm_after
 from ingot.network.ops import Ops
 from ingot.network.weights import Weight
 from ingot.plugins.attention.cases import PrefillCase, RotationCase
-from ingot.plugins.attention.launch import choose_decode
+from ingot.plugins.attention.launch import decode_choice
 from ingot.plugins.attention.prefill import PrefillChoice, choose_prefill, fits_cuda_prefill
 from ingot.plugins.attention.step import CudaBatch
 from ingot.plugins.cuda_ops import CudaOps
@@ -220,11 +220,8 @@ def decode_sizes(
     def random(rows: int, width: int) -> Tensor:
         return torch.randn(rows, width, device=own["embed"].data.device).to(dtype)
 
-    times: dict[int, float] = {}
-    for rows in [
-        *tried_sizes(seqs),
-        *reversed(tried_sizes(seqs)),
-    ]:  # whatever else the GPU does hardly strikes a size twice
+    tried, times = tried_sizes(seqs), dict[int, float]()
+    for rows in tried + tried[::-1]:  # whatever else the GPU does hardly strikes a size twice
         inputs = random(rows, few.num_heads * few.head_dim), random(rows, few.hidden_size)
         times[rows] = min(seconds(partial(layers, *inputs), inner=1), times.get(rows, math.inf))
     return tuple(best_sizes(times, seqs))
@@ -249,10 +246,9 @@ def decode_batch(config: ModelConfig, seqs: int, length: int, page: int, kv: tor
     order = torch.randperm(seqs * per_seq, device="cuda").int().view(seqs, per_seq)
     lengths = torch.full((seqs,), length, dtype=torch.int32, device="cuda")
     rows = torch.arange(seqs, dtype=torch.int32, device="cuda")
-    group = config.num_heads // config.num_kv_heads
     return CudaBatch(
         token_ids=torch.randint(0, config.vocab_size, (seqs,), device="cuda"), positions=lengths - 1,
         slots=order[:, last // page] * page + last % page, page_table=order, query_starts=lengths, kv_lengths=lengths, logit_rows=rows,
         rows=rows, num_decodes=seqs, all_rows=True,
-        decode_choice=choose_decode(seqs, config.num_kv_heads, group, config.head_dim, kv, length),
+        decode_choice=decode_choice(config, seqs, kv, length),
     )  # fmt: skip

@@ -6,29 +6,26 @@ from dataclasses import replace
 
 import torch
 
-from ingot.network.config import ModelConfig
-from ingot.plugins.attention.launch import choose_decode
+from ingot.plugins.attention.launch import DecodeChoice
 from ingot.plugins.attention.step import CudaBatch
 
 LEAST_TOKENS = 4096  # of a step: in shorter ones the kernels that come on top cost what queries left out save
 
 
 def asks_few(batch: CudaBatch, max_seqs: int) -> bool:
-    """Whether it pays to compute the queries of batch.logit_rows alone, and decode attention has room for them."""
+    """Whether it pays to compute the queries of batch.logit_rows alone, and decode attention has room for them: for max_seqs."""
     tokens, wanted = len(batch.token_ids), len(batch.logit_rows)
     return tokens >= LEAST_TOKENS and 4 * wanted <= tokens and wanted <= max_seqs
 
 
-def asked(batch: CudaBatch, config: ModelConfig, kv_dtype: torch.dtype, max_length: int) -> CudaBatch:
-    """Row batch.logit_rows[r] as sequence r, of one token; the cache holds its keys and values already."""
+def asked(batch: CudaBatch, choice: DecodeChoice) -> CudaBatch:
+    """Row batch.logit_rows[r] as sequence r, of one token, that decodes by `choice`; the cache holds its keys and values already."""
     wanted = batch.logit_rows
     seqs = torch.searchsorted(batch.query_starts, wanted, right=True, out_int32=True) - 1
     positions = batch.positions[wanted]
     starts = torch.arange(len(wanted) + 1, dtype=torch.int32, device=wanted.device)
-    group = config.num_heads // config.num_kv_heads
     return replace(
         batch, token_ids=batch.token_ids[wanted], positions=positions, slots=torch.full_like(positions, -1), query_starts=starts,
         kv_lengths=positions + 1, logit_rows=starts[:-1], rows=seqs if batch.rows is None else batch.rows[seqs],
-        num_decodes=len(wanted), decode_lengths=None, tiles=None, all_rows=True,
-        decode_choice=choose_decode(len(wanted), config.num_kv_heads, group, config.head_dim, kv_dtype, max_length),
+        num_decodes=len(wanted), decode_lengths=None, decode_choice=choice, tiles=None, all_rows=True,
     )  # fmt: skip

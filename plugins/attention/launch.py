@@ -116,6 +116,12 @@ def choose_decode(
     return DecodeChoice(splits=splits, warps=8, sub=2)
 
 
+def decode_choice(config: ModelConfig, num_seqs: int, kv_dtype: torch.dtype, max_length: int) -> DecodeChoice:
+    """`choose_decode` for a model's attention."""
+    group = config.num_heads // config.num_kv_heads
+    return choose_decode(num_seqs, config.num_kv_heads, group, config.head_dim, kv_dtype, max_length)
+
+
 def decode_defines(
     choice: DecodeChoice,
     *,
@@ -142,7 +148,7 @@ def compile_decode(
     that rotate: they run in captured steps alone. `rounds`: see Rounding."""
     dim, group, fp8 = config.head_dim, config.num_heads // config.num_kv_heads, kv_dtype == torch.float8_e4m3fn
     for num_seqs in range(1, max_num_seqs + 1):
-        choice = choose_decode(num_seqs, config.num_kv_heads, group, dim, kv_dtype, max_length)
+        choice = decode_choice(config, num_seqs, kv_dtype, max_length)
         if by_decode_cu(choice, dtype):
             ahead = overlap(num_seqs) == AHEAD
             defines = decode_defines(choice, dim=dim, group=group, page=page, fp8=fp8, ahead=ahead, rounds=rounds)

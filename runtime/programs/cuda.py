@@ -53,6 +53,7 @@ def cuda_program(
             max_position=limits.max_model_len,
         )
         ops: Ops[Any] = kernels
+        variants = kernels.choices.variants
         tables = CudaTables(limits, weights["embed"].data.device)
 
         def open_model(batch: CudaBatch) -> tuple[Tensor, Tensor]:
@@ -61,8 +62,8 @@ def cuda_program(
 
         forward = CudaForward(
             config, lambda batch: decoder(ops, config, batch), caches, tables, limits, kv_dtype or dtype, share=memory_share, graphs=graphs,
-            open_model=open_model, row_buckets=BUCKETS, mixed_tokens=kernels.choices.variants.mixed_tokens, drawn_rows=kernels.choices.variants.drawn_rows,
-            decode_sizes=kernels.choices.variants.decode_sizes,
+            open_model=open_model, row_buckets=BUCKETS, mixed_tokens=variants.mixed_tokens, drawn_rows=variants.drawn_rows,
+            decode_sizes=variants.decode_sizes,
         )  # fmt: skip
     return GpuProgram(config, limits, tables, forward)
 

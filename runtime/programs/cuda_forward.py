@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ingot.manifest import Limits
 from ingot.network.config import ModelConfig
-from ingot.plugins.attention.launch import DecodeChoice, choose_decode
+from ingot.plugins.attention.launch import DecodeChoice, decode_choice
 from ingot.plugins.attention.prefill import Tiles
 from ingot.plugins.attention.step import CudaBatch
 from ingot.plugins.overlap import chosen_overlap
@@ -167,11 +167,7 @@ class CudaForward:
         return capture(step, beside=beside, error_mode=self._error_mode)
 
     def _choice(self, num_seqs: int) -> DecodeChoice:
-        config = self._config
-        group = config.num_heads // config.num_kv_heads
-        return choose_decode(
-            num_seqs, config.num_kv_heads, group, config.head_dim, self._kv_dtype, self._limits.max_model_len
-        )
+        return decode_choice(self._config, num_seqs, self._kv_dtype, self._limits.max_model_len)
 
     # -- memory
 
