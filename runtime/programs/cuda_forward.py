@@ -61,7 +61,8 @@ class CudaForward:
         self._draws = DrawGraphs(min(drawn_rows, limits.max_num_seqs) if graphs else 0, tables.device)
         self.memory = self._plan_memory(share, graphs, most_pages)
         caches[:] = self._allocate_caches(self.memory.num_pages)
-        # Eager steps' tensors are cut from one block: logits of ever more rows would take memory of their own else, 4 % over the plan.
+        # Eager steps' tensors are cut from one block: logits of ever more rows can take memory of their own else. Runs without it
+        # ended 4 % over the plan.
         torch.empty(self.memory.activations, dtype=torch.uint8, device=tables.device)
         if graphs:
             for bucket in reversed(self._sizes):  # the smaller ones live in the largest one's memory
